@@ -1,0 +1,79 @@
+# Every target installs what it needs into $(VENV) first. Override a variable on the command line:
+#
+#   make demo ARGS="episodes=20 seed=1"
+#   make demo PIP_TORCH_ARGS="--index-url https://download.pytorch.org/whl/cpu"
+#
+# The second keeps pip from fetching PyTorch's CUDA build (gigabytes) on a machine that has no NVIDIA GPU.
+
+PYTHON = python3
+VENV = .venv
+TORCH = torch==2.13.0
+PIP_TORCH_ARGS =
+TASK = cube_return
+ARGS =
+PYTEST_ARGS =
+PACKAGES = planner world_model inverse_dynamics envs tasks
+
+PY = $(VENV)/bin/python
+PIP = $(PY) -m pip --disable-pip-version-check
+
+help:
+	@echo 'make demo       install, then plan and act in one episode with the shipped weights'
+	@echo 'make test       install what tests need, then run them all'
+	@echo 'make test-fast  the same without the slow ones'
+	@echo 'make check      ruff and mypy'
+	@echo 'make format     ruff, rewriting files'
+	@echo 'make weights    collect data and train the weights that are shipped, at the tiny size'
+	@echo 'make install    only install, into $(VENV)'
+	@echo 'make clean      delete $(VENV) and caches; keeps runs/'
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml
+	@command -v $(PYTHON) >/dev/null || \
+	  { echo '$(PYTHON) not found: install Python 3.11 or newer, or give PYTHON=/path/to/python' >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$$($(PYTHON) --version) is too old: Python 3.11 or newer is needed; give PYTHON=/path/to/python" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo '$(PYTHON) cannot make virtual environments: apt-get install python3-venv' >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install $(PIP_TORCH_ARGS) '$(TORCH)'
+	$(PIP) install -e .
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(PIP) install -e '.[test]'
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP) install -e '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.installed
+	$(PY) -m planner.run task=$(TASK) $(ARGS)
+
+test: $(VENV)/.installed-test
+	$(PY) -m pytest $(PYTEST_ARGS)
+
+test-fast: $(VENV)/.installed-test
+	$(PY) -m pytest -m 'not slow' $(PYTEST_ARGS)
+
+check: $(VENV)/.installed-dev
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+format: $(VENV)/.installed-dev
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+weights: $(VENV)/.installed
+	$(PY) -m envs.collect task=$(TASK)
+	$(PY) -m world_model.pretrain task=$(TASK)
+	$(PY) -m inverse_dynamics.train task=$(TASK)
+
+clean:
+	rm -rf $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find $(PACKAGES) tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: help install demo test test-fast check format weights clean

@@ -1,0 +1,46 @@
+"""The contract between the planner and a simulator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from tasks import ActionSpec, Layout, Task
+from tasks.camera import Camera
+
+
+class TaskEnv(gymnasium.Env):
+    """A gymnasium environment that carries out one task's actions and shows one camera.
+
+    ``reset(seed=…)`` draws the task's layout of that seed; ``options={"layout": layout}`` gives it.
+    Observations are ``(H, W, 3)`` uint8 frames. A malformed action raises
+    :class:`tasks.MalformedActionError`; one that can't be carried out changes nothing, and
+    ``info["error"]`` names the reason while the observation stays valid.
+
+    ``info``: ``positions`` ``(N, 3)`` float64 of ``names`` in the task's unit, for measurement and the
+    scripted expert only; ``names``; ``error`` (str or None); after a reset also ``layout``.
+    """
+
+    name: str
+    task: Task
+    names: tuple[str, ...]
+    camera: Camera
+
+    @property
+    def action_spec(self) -> ActionSpec:
+        return self.task.action_spec
+
+    def chosen_layout(self, seed: int | None, options: dict[str, Any] | None) -> Layout:
+        """The layout that a reset asks for; without a seed, one drawn from ``np_random``."""
+        layout = (options or {}).get("layout")
+        if layout is not None:
+            return layout
+        if seed is None:
+            seed = int(self.np_random.integers(self.task.train_seeds.stop))
+        return self.task.layout(seed)
+
+    def action_box(self) -> gymnasium.spaces.Box:
+        spec = self.action_spec
+        return gymnasium.spaces.Box(np.float32(spec.low), np.float32(spec.high), dtype=np.float32)

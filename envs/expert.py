@@ -1,0 +1,41 @@
+"""Carries out subgoals from privileged positions: the teacher that makes the training data.
+
+A task lists only kinds, objects and targets; how a gripper does them is known here alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from tasks import Subgoal, Task
+from tasks.cube_return import CUBE_HALF, CubeReturn
+
+DOWN = (1.0, 0.0, 0.0, 0.0)
+TRAVEL_HEIGHT = 0.14
+OPEN, CLOSED = 1.0, 0.0
+
+
+def expert_actions(
+    task: Task, positions: Mapping[str, np.ndarray], subgoal: Subgoal, home: Mapping[str, np.ndarray]
+) -> np.ndarray:
+    """The actions of one subgoal.
+
+    Args:
+        positions: where everything is now, m.
+        home: where everything was when the episode began, m.
+
+    Returns:
+        ``(4, 8)`` float32. Pick: above, down, close, up. Put and return: above, down, open, up.
+    """
+    if not isinstance(task, CubeReturn):
+        raise ValueError(f"no expert is written for task={task.name}")
+    if subgoal.kind == "pick":
+        place, before, after = positions[subgoal.object], OPEN, CLOSED
+    else:
+        place = task.place(subgoal.target) if subgoal.target else home[subgoal.object]
+        before, after = CLOSED, OPEN
+    x, y = place[:2]
+    steps = [(TRAVEL_HEIGHT, before), (CUBE_HALF, before), (CUBE_HALF, after), (TRAVEL_HEIGHT, after)]
+    return np.array([(x, y, z, *DOWN, grip) for z, grip in steps], np.float32)

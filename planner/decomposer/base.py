@@ -1,0 +1,42 @@
+"""What a decomposer is: it turns an instruction into a plan that the task accepts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from tasks import Subgoal, Task
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The subgoals of one episode.
+
+    Attributes:
+        subgoals: in order; the task's ``check_plan`` accepts them.
+        source: who made the plan, such as ``scripted`` or a language model's name.
+        notes: how open words were read, such as ``'it' is the red cube``; for people.
+    """
+
+    subgoals: tuple[Subgoal, ...]
+    source: str
+    notes: tuple[str, ...] = ()
+
+
+class Decomposer(Protocol):
+    """Splits a task's instruction into subgoals (SlowFast-VGen, Section 3.4: ChatGPT there)."""
+
+    def decompose(self, task: Task, instruction: str, frame: np.ndarray | None) -> Plan:
+        """Plan one episode.
+
+        Args:
+            task: whose vocabulary and ``check_plan`` the plan obeys.
+            instruction: free text.
+            frame: ``(H, W, 3)`` uint8, the first observation, for decomposers that look.
+
+        Raises:
+            PlanError: the instruction can't be read in full, or makes no sense in this task.
+        """
+        ...

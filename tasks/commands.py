@@ -1,0 +1,270 @@
+"""What every command shares: its options, its run directory, its errors in one line.
+
+A command is ``python -m package.module key=value …``; its options stand in ``configs/<command>.yaml``
+and in the groups beside it (``task=``, ``env=``, ``model=``, ``memory=``, ``decomposer=``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import sys
+import tomllib
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+from hydra.errors import (
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from tasks.files import write_text
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / "configs"
+PACKAGES = ("planner", "world_model", "inverse_dynamics", "envs", "tasks")
+INTERRUPTED = 130
+
+
+class CommandError(RuntimeError):
+    """Something the user can put right. Its text is one line: what was given, what is expected, what to do."""
+
+    code = 1
+
+
+class OptionError(CommandError):
+    """An option that does not exist, or a value it can't take."""
+
+    code = 2
+
+
+def fail(message: str) -> NoReturn:
+    """Stop the command with one line on stderr and exit code 1."""
+    raise CommandError(message)
+
+
+def version() -> str:
+    """The project's version, as ``pyproject.toml`` states it."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+
+
+# --- options -----------------------------------------------------------------------------------
+
+
+def compose(command: str, argv: Sequence[str] = ()) -> DictConfig:
+    """The options of one command.
+
+    Args:
+        command: name of a file in ``configs/``, without ``.yaml``.
+        argv: overrides, such as ``["task=cube_return", "episodes=20"]``.
+
+    Returns:
+        The composed configuration, its interpolations resolved.
+
+    Raises:
+        OptionError: an unknown group option or key, or text that is no override.
+    """
+    try:
+        with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            cfg = hydra.compose(command, overrides=list(argv))
+        OmegaConf.resolve(cfg)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise OptionError(_explain(error, command, argv)) from None
+    return cfg
+
+
+def _explain(error: Exception, command: str, argv: Sequence[str]) -> str:
+    """Hydra's message, cut down to one line."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        if group:
+            return f"unknown {group} {option!r}; have: {', '.join(error.options or ['none'])}"
+        return f"no options for the command {option!r}: {CONFIGS / option}.yaml is missing"
+    ambiguous = re.search(r"Ambiguous value for argument '(.+?)'\n", str(error))
+    if isinstance(error, OverrideParseException) or ambiguous:
+        text = ambiguous.group(1) if ambiguous else error.override
+        return (
+            f"can't read the option {text!r}; expected key=value, "
+            "and quotes around a value that holds a comma, a bracket or a space"
+        )
+    named = re.search(r"Could not (?:override|append|delete) '([^']+)'", str(error))
+    if named and argv:
+        key = named.group(1).split("@")[0]
+        parent, _, name = key.rpartition(".")
+        node = OmegaConf.select(compose(command), parent) if parent else compose(command)
+        have = sorted(map(str, node)) if isinstance(node, DictConfig) else []
+        return (
+            f"unknown option {name!r}{f' in {parent}' if parent else ''}; have: {', '.join(have) or 'none'}"
+        )
+    return one_line(error)
+
+
+def integer(cfg: DictConfig, key: str, minimum: int) -> int:
+    """An option that must be an integer ≥ ``minimum``; OptionError otherwise."""
+    value = OmegaConf.select(cfg, key)
+    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+        raise OptionError(f"{key}={value}: expected an integer, at least {minimum}")
+    return value
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """The configuration as plain dicts, lists and numbers."""
+    out = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(out, dict)
+    return {str(k): v for k, v in out.items()}
+
+
+# --- entry points ------------------------------------------------------------------------------
+
+
+def main(
+    command: str, function: Callable[[DictConfig], object], argv: Sequence[str] | None = None
+) -> NoReturn:
+    """Run a command and leave the process: 0, 1 after an error, 2 after a bad option, 130 after Ctrl-C.
+
+    Errors that a user can put right become one line on stderr; ``HYDRA_FULL_ERROR=1`` shows where they
+    come from. Anything else is a bug and keeps its traceback.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if {"-h", "--help"} & set(argv):
+            print(_usage(command, function))
+        else:
+            function(compose(command, argv))
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:  # the reader of our output left, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
+        if os.environ.get("HYDRA_FULL_ERROR") or not _is_users(cause, error):
+            raise
+        print(f"error: {one_line(cause)}", file=sys.stderr)
+        sys.exit(getattr(cause, "code", 1) if isinstance(cause, CommandError) else 1)
+    sys.exit(0)
+
+
+def _usage(command: str, function: Callable) -> str:
+    groups = sorted(p.name for p in CONFIGS.iterdir() if p.is_dir())
+    choices = [f"  {g}: {', '.join(sorted(p.stem for p in (CONFIGS / g).glob('*.yaml')))}" for g in groups]
+    module = getattr(sys.modules["__main__"], "__spec__", None)
+    name = module.name if module else function.__module__
+    options = OmegaConf.to_yaml(compose(command)).strip().replace("\n", "\n  ")
+    return f"python -m {name} key=value …\n\ngroups:\n" + "\n".join(choices) + f"\n\noptions:\n  {options}"
+
+
+def _is_users(cause: BaseException, error: Exception) -> bool:
+    """Whether an exception speaks to the user: ours, or one that names a bad value or file."""
+    ours = type(cause).__module__.split(".")[0] in (*PACKAGES, "__main__")
+    known = isinstance(cause, (ValueError, OSError, InstantiationException, OmegaConfBaseException))
+    return ours or known or (cause is not error and isinstance(cause, TypeError))
+
+
+def one_line(error: BaseException) -> str:
+    """An exception's text without line breaks, its type in front if the text alone says too little."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    text = " ".join(str(error).split())
+    return text if len(text.split()) > 1 else f"{type(error).__name__} {text}".strip()
+
+
+# --- run directories ---------------------------------------------------------------------------
+
+
+class RunDir:
+    """The directory of one run; the same command finds it again and resumes.
+
+    It lies at ``run_dir``, or else at ``runs/<command>/<task>-<8 hex digits of the configuration's
+    sha256>``. ``fresh=true`` takes the next free name beside it (``-2``, ``-3``, …). ``config.yaml`` in
+    it holds the resolved configuration.
+
+    Attributes:
+        path: the directory; it exists.
+        resumed: whether it was there before.
+    """
+
+    def __init__(self, path: Path, resumed: bool):
+        self.path, self.resumed = path, resumed
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @classmethod
+    def open(cls, command: str, cfg: DictConfig, ignore: Sequence[str] = ()) -> RunDir:
+        """Make or find the directory of a run.
+
+        Args:
+            command: its name under ``runs/``.
+            cfg: resolved options; ``run_dir`` (path or null), ``fresh`` (bool) and ``task.name`` are read.
+            ignore: further top-level options that don't change what the run computes.
+
+        Raises:
+            CommandError: the directory belongs to another configuration, or is none of ours.
+        """
+        config = {k: v for k, v in plain(cfg).items() if k not in {"run_dir", "fresh", *ignore}}
+        digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]
+        name = OmegaConf.select(cfg, "task.name") or "run"
+        path = Path(cfg.get("run_dir") or Path("runs") / command / f"{name}-{digest}")
+        if cfg.get("fresh"):
+            base, number = path, 2
+            while path.exists():
+                path, number = base.with_name(f"{base.name}-{number}"), number + 1
+        resumed = _check_owner(path, config)
+        if not resumed:
+            write_text(path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
+        return cls(path, resumed)
+
+
+def _check_owner(path: Path, config: dict[str, Any]) -> bool:
+    """Whether ``path`` already holds this configuration's run; CommandError if it holds something else."""
+    if not path.exists():
+        return False
+    if not path.is_dir():
+        fail(f"run_dir={path} is a file; give a directory")
+    if not (path / "config.yaml").is_file():
+        if any(not p.name.endswith(".tmp") for p in path.iterdir()):
+            fail(
+                f"run_dir={path} holds files but no config.yaml, so it is no run directory; give another one"
+            )
+        return False
+    stored: Any = None
+    with suppress(OmegaConfBaseException, ValueError):
+        stored = OmegaConf.to_container(OmegaConf.load(path / "config.yaml"))
+    if not isinstance(stored, dict):
+        fail(f"{path}/config.yaml can't be read; delete {path} or give another run_dir")
+    differ = differences(stored, config)
+    if differ:
+        fail(f"run_dir={path} belongs to another configuration ({differ}); give another one, or fresh=true")
+    return True
+
+
+def differences(stored: dict, given: dict) -> str:
+    """Where two configurations differ, for an error line: ``steps: 10 there, 20 here``; empty if nowhere."""
+    a, b = _flat(stored), _flat(given)
+    keys = [k for k in dict.fromkeys([*a, *b]) if a.get(k, "nothing") != b.get(k, "nothing")]
+    shown = [f"{k}: {a.get(k, 'nothing')} there, {b.get(k, 'nothing')} here" for k in keys[:3]]
+    return "; ".join(shown) + (f"; and {len(keys) - 3} more" if len(keys) > 3 else "")
+
+
+def _flat(config: dict, prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in config.items():
+        out |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return out

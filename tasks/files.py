@@ -1,0 +1,43 @@
+"""Writes that are there in full or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Give a temporary name beside ``path``; what stands there at the end replaces ``path`` at once.
+
+    An exception, or a process killed inside, leaves ``path`` as it was. Folders are made as needed.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temp
+        with open(temp, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temp, path)
+    finally:
+        temp.unlink(missing_ok=True)
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write a file atomically."""
+    with atomic_path(path) as temp:
+        temp.write_bytes(data)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a UTF-8 file atomically."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: str | Path, value: object) -> None:
+    """Write json atomically: indented, keys in the order given, a newline at the end."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -1,0 +1,145 @@
+"""The vocabulary every package shares: what a task is, what a subgoal is, how a plan is checked."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tasks.actions import ActionSpec
+from tasks.episode import Episode
+
+
+class PlanError(ValueError):
+    """A plan or instruction that names something unknown or makes no sense; says what and why."""
+
+
+@dataclass(frozen=True)
+class Subgoal:
+    """One step of a plan. ``text`` is all the world model is told."""
+
+    text: str
+    kind: str
+    object: str
+    target: str | None = None
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The words a plan may use."""
+
+    kinds: tuple[str, ...]
+    objects: tuple[str, ...]
+    targets: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One episode's beginning: where everything stands and what is asked.
+
+    Attributes:
+        seed: what it was drawn from.
+        instruction: free text for the decomposer.
+        names: the N things that have a place.
+        starts: ``(N, 3)`` float64, in the task's unit.
+        plan: the subgoals that carry out the instruction, in order.
+    """
+
+    seed: int
+    instruction: str
+    names: tuple[str, ...]
+    starts: np.ndarray
+    plan: tuple[Subgoal, ...]
+
+    def start(self, name: str) -> np.ndarray:
+        return self.starts[self.names.index(name)]
+
+
+@dataclass(frozen=True)
+class Score:
+    """How near an episode came to its waypoints.
+
+    Attributes:
+        distances: per waypoint that the plan names, in the task's unit.
+        reached: per waypoint, whether it counts as a success.
+        displaced: per waypoint, whether the thing was moved away first; a robot that stands still
+            has none and cannot score well.
+        details: further named figures of the task.
+    """
+
+    distances: Mapping[str, float]
+    reached: Mapping[str, bool]
+    displaced: Mapping[str, bool]
+    details: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def distance(self) -> float:
+        return float(np.mean(list(self.distances.values())))
+
+    @property
+    def success(self) -> bool:
+        return all(self.reached.values())
+
+
+class Task(ABC):
+    """What is asked, in which words, from which layouts, and how an episode is scored.
+
+    Subclasses are frozen dataclasses whose fields come from the task's yaml.
+
+    Attributes:
+        name: as in ``task=NAME``.
+        instruction: the shape of the instructions that layouts carry, for people to read.
+        unit: of every position and distance (``m`` or ``blocks``).
+        tolerance: a waypoint nearer than this is reached, in ``unit``.
+        train_seeds: layouts for training; disjoint from ``heldout_seeds``.
+        chunk_frames: new frames per subgoal.
+    """
+
+    name: str
+    instruction: str
+    unit: str
+    tolerance: float
+    chunk_frames: int
+    train_seeds: range
+    heldout_seeds: range
+
+    @property
+    @abstractmethod
+    def vocabulary(self) -> Vocabulary: ...
+
+    @property
+    @abstractmethod
+    def action_spec(self) -> ActionSpec: ...
+
+    @abstractmethod
+    def layout(self, seed: int, moves: Mapping[str, str] | None = None) -> Layout:
+        """The layout of a seed; with ``moves`` (object → target), one in which these can be asked."""
+
+    @abstractmethod
+    def subgoal(self, kind: str, object: str, target: str | None = None) -> Subgoal:
+        """The subgoal with its caption. Raises PlanError on a word outside the vocabulary."""
+
+    @abstractmethod
+    def check_plan(self, plan: Sequence[Subgoal]) -> None:
+        """Raise PlanError unless the plan makes sense from the start of an episode."""
+
+    @abstractmethod
+    def moves(self, plan: Sequence[Subgoal]) -> dict[str, str]:
+        """The outward moves a plan asks for: object → target."""
+
+    @abstractmethod
+    def score(self, positions: np.ndarray, released: np.ndarray, names: Sequence[str], plan: Sequence[Subgoal]) -> Score:
+        """Score a track.
+
+        Args:
+            positions: ``(T, N, 3)`` in ``unit``.
+            released: ``(T, N)`` bool, whether each thing stands free at that frame.
+            names: the N names.
+            plan: the validated plan; only what it names counts.
+        """
+
+    @abstractmethod
+    def released(self, episode: Episode) -> np.ndarray:
+        """``(T, N)`` bool: which things stand free at each frame of an executed episode."""

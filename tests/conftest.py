@@ -1,0 +1,39 @@
+"""What every test shares: one thread a process, no hub, and what `gpu` and `browser` need."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; subprocesses inherit them
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository's root."""
+    return Path(__file__).resolve().parent.parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip, with the reason, what this machine cannot run."""
+    gpu = [item for item in items if item.get_closest_marker("gpu")]
+    browser = [item for item in items if item.get_closest_marker("browser")]
+    if gpu and not _has_cuda():
+        for item in gpu:
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+    if browser and not any(map(shutil.which, BROWSERS)):
+        for item in browser:
+            item.add_marker(pytest.mark.skip(reason=f"none of {', '.join(BROWSERS)} on PATH"))
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()

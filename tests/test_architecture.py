@@ -1,0 +1,175 @@
+"""The house: who may import whom, where heavy imports live, that configuration points at real code."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import hydra.utils
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGS = ROOT / "configs"
+
+MAY_IMPORT = {
+    "planner": {"envs", "world_model", "inverse_dynamics", "tasks"},
+    "envs": {"tasks"},
+    "world_model": {"tasks"},
+    "inverse_dynamics": {"tasks"},
+    "tasks": set(),
+}
+# Each of these is imported by one file at most, so that a machine without it loses only that file.
+HEAVY = {"rlbench", "pyrep", "minerl", "openai", "mujoco", "vizdoom"}
+NOT_IN_TASKS = HEAVY | {"torch", "diffusers", "peft", "transformers", "accelerate", "gymnasium"}
+DRAWERS = {"utils.py", "helpers.py", "common.py", "misc.py"}
+NOT_OURS = re.compile(r"\.git|\.venv|runs|data|outputs|build|dist|__pycache__|\..*_cache|.*\.egg-info")
+
+
+def python_files(package: str) -> list[Path]:
+    return sorted(p for p in (ROOT / package).rglob("*.py") if "__pycache__" not in p.parts)
+
+
+SOURCES = [path for package in MAY_IMPORT for path in python_files(package)]
+
+
+def imported(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and dotted name of every import of a file, relative and dynamic ones included."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parts = path.relative_to(ROOT).parts[: -node.level] if node.level else ()
+            yield node.lineno, ".".join([*parts, *([node.module] if node.module else [])])
+        elif isinstance(node, ast.Call) and node.args:
+            name = ast.unparse(node.func).rsplit(".", 1)[-1]
+            first = node.args[0]
+            if name in ("import_module", "__import__") and isinstance(first, ast.Constant):
+                yield node.lineno, str(first.value)
+
+
+def text_files() -> Iterator[tuple[Path, str]]:
+    """Every file of the tree that is text."""
+    for path in sorted(ROOT.rglob("*")):
+        if not path.is_file() or any(map(NOT_OURS.fullmatch, path.relative_to(ROOT).parts)):
+            continue
+        data = path.read_bytes()
+        if b"\0" not in data[:8192]:
+            yield path.relative_to(ROOT), data.decode("utf-8", errors="replace")
+
+
+def test_every_package_is_there():
+    assert [p for p in MAY_IMPORT if not python_files(p)] == []
+
+
+def test_imports_follow_the_arrows():
+    wrong = []
+    for path in SOURCES:
+        package = path.relative_to(ROOT).parts[0]
+        for line, name in imported(path):
+            top = name.split(".")[0]
+            if top in MAY_IMPORT and top != package and top not in MAY_IMPORT[package]:
+                wrong.append(f"{path.relative_to(ROOT)}:{line} {package} imports {name}")
+    assert wrong == []
+
+
+def test_tasks_import_no_model_and_no_simulator():
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} {name}"
+        for path in python_files("tasks")
+        for line, name in imported(path)
+        if name.split(".")[0] in NOT_IN_TASKS
+    ]
+    assert wrong == []
+
+
+def test_heavy_imports_stay_in_one_file_each():
+    users = defaultdict(set)
+    for path in SOURCES:
+        for _, name in imported(path):
+            if name.split(".")[0] in HEAVY:
+                users[name.split(".")[0]].add(str(path.relative_to(ROOT)))
+    assert {name: sorted(files) for name, files in users.items() if len(files) > 1} == {}
+
+
+def test_no_file_is_a_drawer():
+    assert [str(p.relative_to(ROOT)) for p in SOURCES if p.name in DRAWERS] == []
+
+
+def test_no_bare_except():
+    bare = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.ExceptHandler) and node.type is None
+    ]
+    assert bare == []
+
+
+def test_the_tree_names_no_path_of_one_machine():
+    pattern = re.compile(r"\.\./shared\b|(?<![\w./$}])/(?:home|root|work|Users)/\w")
+    found = [
+        f"{path}:{number} {line.strip()[:80]}"
+        for path, text in text_files()
+        for number, line in enumerate(text.splitlines(), 1)
+        if pattern.search(line)
+    ]
+    assert found == []
+
+
+# --- configuration ---------------------------------------------------------------------------
+
+
+def command_files() -> list[str]:
+    return sorted(p.stem for p in CONFIGS.glob("*.yaml"))
+
+
+def options(group: str) -> list[str]:
+    """``task`` -> its yaml names; ``memory`` likewise."""
+    return sorted(p.stem for p in (CONFIGS / group).glob("*.yaml"))
+
+
+def groups(command: str) -> list[str]:
+    """The groups among a command's defaults."""
+    defaults = yaml.safe_load((CONFIGS / f"{command}.yaml").read_text("utf-8")).get("defaults", [])
+    keys = [next(iter(entry)) for entry in defaults if isinstance(entry, dict)]
+    return [key.removeprefix("override ").removeprefix("optional ").strip("/").split("@")[0] for key in keys]
+
+
+def compositions() -> list[tuple[str, str]]:
+    """Each command with each option of each of its groups."""
+    return [(c, f"{g}={o}") for c in command_files() for g in dict.fromkeys(groups(c)) for o in options(g)]
+
+
+def targets(node: object) -> Iterator[str]:
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield node["_target_"]
+        for value in node.values():
+            yield from targets(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from targets(value)
+
+
+def test_there_are_commands():
+    assert {"collect", "pretrain", "inverse_dynamics", "run"} <= set(command_files())
+
+
+@pytest.mark.parametrize(("command", "override"), compositions())
+def test_config_composes_and_its_targets_exist(command: str, override: str):
+    from tasks.commands import compose
+
+    config = OmegaConf.to_container(compose(command, [override]), resolve=True)
+    for target in targets(config):
+        assert callable(hydra.utils.get_object(target)), f"{command} {override}: {target}"
+
+
+def test_every_yaml_belongs_to_a_command():
+    used = {group for command in command_files() for group in groups(command)}
+    grouped = [p.relative_to(CONFIGS) for p in CONFIGS.rglob("*.yaml") if p.parent != CONFIGS]
+    assert [str(p) for p in grouped if p.parent.as_posix() not in used] == []

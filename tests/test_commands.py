@@ -1,0 +1,177 @@
+"""The options, errors and run directories that every command shares."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import hydra
+import pytest
+from omegaconf import OmegaConf
+
+from tasks.commands import CONFIGS, CommandError, OptionError, RunDir, compose, integer, main, plain
+from tasks.files import atomic_path, write_json
+
+REPO = Path(__file__).resolve().parents[1]
+
+
+def test_compose_fills_in_and_overrides():
+    cfg = compose("collect", ["episodes=3", "task.cubes=[red,green]", "env.image_size=32"])
+    assert (cfg.episodes, cfg.env.image_size, cfg.path) == (3, 32, "data/cube_return")
+    assert hydra.utils.instantiate(cfg.task).vocabulary.objects == ("red cube", "green cube")
+
+
+@pytest.mark.parametrize("option", sorted(p.stem for p in (CONFIGS / "task").glob("*.yaml")))
+def test_a_task_brings_an_env_and_instantiates(option):
+    cfg = compose("collect", [f"task={option}"])
+    assert cfg.env._target_.startswith("envs.")
+    assert hydra.utils.instantiate(cfg.task).name == cfg.task.name == option
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("task=x", "unknown task 'x'; have: cube_return"),
+        ("env=x", "unknown env 'x'; have: tabletop"),
+        ("steps=1", "unknown option 'steps'; have: env, episodes,"),
+        ("task.legs=1", "unknown option 'legs' in task; have: _target_, cubes, name"),
+        ("episodes", "can't read the option 'episodes'; expected key=value"),
+        ("path=a,b", "can't read the option 'path=a,b'; expected key=value"),
+        ("path=${nowhere}", "nowhere"),
+    ],
+)
+def test_bad_options_are_one_line(override, says):
+    with pytest.raises(OptionError) as error:
+        compose("collect", [override])
+    assert says in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("value", ["0", "two", "1.5", "true", "null"])
+def test_integer_options(value):
+    with pytest.raises(OptionError, match="expected an integer, at least 1"):
+        integer(compose("collect", [f"episodes={value}"]), "episodes", 1)
+
+
+def run_main(function, argv, capsys) -> tuple[int, str]:
+    with pytest.raises(SystemExit) as end:
+        main("collect", function, argv)
+    return end.value.code, capsys.readouterr().err
+
+
+def raises(error):
+    def command(cfg):
+        raise error
+
+    return command
+
+
+def test_exit_codes(capsys):
+    assert run_main(lambda cfg: None, ["episodes=1"], capsys) == (0, "")
+    assert run_main(raises(CommandError("no such thing")), [], capsys) == (1, "error: no such thing\n")
+    assert run_main(raises(ValueError("two\n  lines")), [], capsys) == (1, "error: two lines\n")
+    assert run_main(raises(FileNotFoundError(2, "No such file", "a/b")), [], capsys) == (
+        1,
+        "error: a/b: No such file\n",
+    )
+    code, err = run_main(raises(KeyboardInterrupt()), [], capsys)
+    assert code == 130 and err.count("\n") == 1
+    code, err = run_main(lambda cfg: None, ["task=nope"], capsys)
+    assert code == 2 and err == "error: unknown task 'nope'; have: cube_return\n"
+
+
+def test_a_bug_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        main("collect", lambda cfg: 1 / 0, [])
+
+
+def test_instantiation_errors_name_their_cause(capsys):
+    def command(cfg):
+        hydra.utils.instantiate(cfg.task)
+
+    code, err = run_main(command, ["task.cubes=[pink]"], capsys)
+    assert (code, err) == (1, "error: cubes must be one to three of red, green, blue; got ['pink']\n")
+
+
+def test_help_lists_groups_and_options(capsys):
+    with pytest.raises(SystemExit) as end:
+        main("collect", lambda cfg: None, ["--help"])
+    out = capsys.readouterr().out
+    assert end.value.code == 0 and "task: cube_return" in out and "episodes: 2000" in out
+
+
+def test_commands_need_no_torch_and_work_from_anywhere(tmp_path):
+    code = "import sys; from tasks.commands import compose; compose('collect'); print('torch' in sys.modules)"
+    out = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(REPO)},
+        capture_output=True,
+        text=True,
+    )
+    assert out.stdout == "False\n", out.stderr
+    assert not list(tmp_path.iterdir())  # Hydra's outputs/ is off
+
+
+# --- run directories ---------------------------------------------------------------------------
+
+
+def options(**changes):
+    return OmegaConf.create(
+        {"task": {"name": "t"}, "steps": 4, "device": "cpu", "run_dir": None, "fresh": False} | changes
+    )
+
+
+def test_the_same_command_finds_its_run_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first, again = RunDir.open("train", options()), RunDir.open("train", options())
+    assert (
+        first.path == again.path
+        and first.path.parent == Path("runs/train")
+        and first.path.name.startswith("t-")
+    )
+    assert (first.resumed, again.resumed) == (False, True)
+    assert plain(OmegaConf.load(first / "config.yaml"))["steps"] == 4
+    assert RunDir.open("train", options(steps=5)).path != first.path
+
+
+def test_ignored_options_share_a_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first = RunDir.open("train", options(), ignore=["device"])
+    assert RunDir.open("train", options(device="cuda"), ignore=["device"]).path == first.path
+
+
+def test_fresh_starts_beside(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = [RunDir.open("train", options(fresh=fresh)).path.name for fresh in (False, True, True)]
+    assert names == [names[0], names[0] + "-2", names[0] + "-3"]
+
+
+def test_a_directory_of_another_config_is_left_alone(tmp_path):
+    run = RunDir.open("train", options(run_dir=str(tmp_path / "a")))
+    before = (run / "config.yaml").read_bytes()
+    with pytest.raises(CommandError, match="belongs to another configuration .steps: 4 there, 5 here"):
+        RunDir.open("train", options(run_dir=str(tmp_path / "a"), steps=5))
+    assert (run / "config.yaml").read_bytes() == before
+
+
+def test_a_directory_that_is_no_run_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(CommandError, match="no run directory"):
+        RunDir.open("train", options(run_dir=str(tmp_path)))
+    with pytest.raises(CommandError, match="is a file"):
+        RunDir.open("train", options(run_dir=str(tmp_path / "thesis.tex")))
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+# --- files -------------------------------------------------------------------------------------
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    write_json(tmp_path / "deep/a.json", {"a": [1, "é"]})
+    with pytest.raises(KeyboardInterrupt), atomic_path(tmp_path / "deep/a.json") as temp:
+        temp.write_text("half")
+        raise KeyboardInterrupt
+    assert json.loads((tmp_path / "deep/a.json").read_text()) == {"a": [1, "é"]}
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["a.json"]

@@ -1,0 +1,207 @@
+"""What a user installs and reads: dependencies, the Makefile, commands and paths in the docs."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("planner", "world_model", "inverse_dynamics", "envs", "tasks")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+CODE_MAP = ROOT / "docs" / "paper_to_code.md"
+
+# conda's names for what PyPI calls otherwise; imageio's extra is a package there
+CONDA_NAMES = {"pytorch": "torch", "matplotlib-base": "matplotlib"}
+CONDA_ONLY = {"python", "pip", "imageio-ffmpeg"}
+# simulators that PyPI does not have; they are imported in worker processes only
+NOT_ON_PYPI = {"rlbench", "pyrep", "minerl"}
+
+
+def split(requirement: str) -> tuple[str, str]:
+    """``name[extra]>=1.2`` -> ``("name", ">=1.2")``."""
+    match = re.fullmatch(r"([A-Za-z0-9._-]+)(?:\[[^]]*\])?\s*(.*)", requirement)
+    assert match, requirement
+    return re.sub(r"[._-]+", "-", match[1]).lower(), match[2].replace(" ", "")
+
+
+def read(path: Path) -> str:
+    return path.read_text("utf-8")
+
+
+# --- dependencies ----------------------------------------------------------------------------
+
+
+def test_environment_yml_agrees_with_pyproject():
+    environment = yaml.safe_load(read(ROOT / "environment.yml"))
+    conda = [d for d in environment["dependencies"] if isinstance(d, str)]
+    pip = next(d["pip"] for d in environment["dependencies"] if isinstance(d, dict))
+    assert environment["name"] == PROJECT["name"]
+    assert "-e ." in pip
+    listed = dict(split(r) for r in [*conda, *pip] if r != "-e .")
+    assert listed.pop("python") == PROJECT["requires-python"]
+    listed = {CONDA_NAMES.get(name, name): bound for name, bound in listed.items() if name not in CONDA_ONLY}
+    assert listed == dict(map(split, PROJECT["dependencies"]))
+
+
+def test_every_third_party_import_is_declared():
+    declared = dict(map(split, PROJECT["dependencies"]))
+    owners = packages_distributions()
+    missing = []
+    for path in (p for package in PACKAGES for p in sorted((ROOT / package).rglob("*.py"))):
+        for node in ast.walk(ast.parse(read(path))):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names = [node.module]
+            for top in {name.split(".")[0] for name in names} - set(PACKAGES) - NOT_ON_PYPI:
+                known = {split(owner)[0] for owner in owners.get(top, [])}
+                if top not in sys.stdlib_module_names and not known & set(declared):
+                    missing.append(
+                        f"{path.relative_to(ROOT)}:{node.lineno} {top} (of {sorted(known) or 'unknown'})"
+                    )
+    assert missing == []
+
+
+def test_every_folder_with_code_is_a_package():
+    folders = {p.parent for package in PACKAGES for p in (ROOT / package).rglob("*.py")}
+    assert [str(f.relative_to(ROOT)) for f in sorted(folders) if not (f / "__init__.py").exists()] == []
+
+
+# --- commands --------------------------------------------------------------------------------
+
+
+def make_targets() -> set[str]:
+    return set(re.findall(r"^([a-z][a-z-]*):", read(ROOT / "Makefile"), re.MULTILINE))
+
+
+def make(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run make as from a shell, though the tests may themselves run under make."""
+    env = {
+        k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")
+    }
+    return subprocess.run(["make", *arguments], cwd=cwd, env=env, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make")
+@pytest.mark.parametrize("target", sorted(make_targets()))
+def test_make_target_expands(target: str):
+    done = make("-n", target, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make")
+@pytest.mark.parametrize(
+    ("python", "expected"),
+    [("no-such-python", "no-such-python not found"), ("./old-python", "Python 3.9.2 is too old")],
+)
+def test_make_install_says_which_python_it_needs(tmp_path: Path, python: str, expected: str):
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    old = tmp_path / "old-python"
+    old.write_text('#!/bin/sh\nif [ "$1" = --version ]; then echo Python 3.9.2; else exit 1; fi\n')
+    old.chmod(0o755)
+    done = make("install", f"PYTHON={python}", cwd=tmp_path)
+    assert done.returncode != 0
+    assert expected in done.stderr
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_ci_runs_what_the_readme_says():
+    script = ROOT / ".ci" / "run"
+    commands = [line for line in read(script).splitlines() if line.startswith("make ")]
+    assert os.access(script, os.X_OK)
+    assert commands == ["make demo", "make test"]
+    positions = [read(ROOT / "README.md").index(command) for command in commands]
+    assert positions == sorted(positions)
+
+
+# --- the docs --------------------------------------------------------------------------------
+
+
+def quoted(text: str) -> Iterator[str]:
+    """What a markdown file shows as code: fenced blocks and spans."""
+    fence = re.compile(r"^ *```.*?\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
+    yield from fence.findall(text)
+    yield from re.findall(r"`([^`\n]+)`", fence.sub("", text))
+
+
+@pytest.mark.parametrize("doc", DOCS, ids=lambda p: p.name)
+def test_documented_commands_exist(doc: Path):
+    code = "\n".join(quoted(read(doc)))
+    modules = set(re.findall(r"\bpython3? -m ([A-Za-z_][\w.]*)", code))
+    lost = [m for m in sorted(modules) if m not in ("venv", "pip") and importlib.util.find_spec(m) is None]
+    assert lost == []
+    asked = set(re.findall(r"(?:^|[`\s;&])make ([a-z][a-z-]*)", code))
+    assert sorted(asked - make_targets()) == []
+
+
+@pytest.mark.parametrize("doc", DOCS, ids=lambda p: p.name)
+def test_documented_paths_exist(doc: Path):
+    text = read(doc)
+    links = re.findall(r"\]\(([^)\s]+)\)|(?:src|href)=\"([^\"]+)\"", text)
+    relative = [a or b for a, b in links if not re.match(r"[a-z]+:|#", a or b)]
+    missing = [link for link in relative if not (doc.parent / link.split("#")[0]).exists()]
+    shown = {word.rstrip(".") for span in quoted(text) for word in re.findall(r"[\w.][\w./-]*", span)}
+    for word in sorted(shown):
+        top = word.split("/")[0]
+        placeholder = top in ("runs", ".venv") or re.search(
+            r"\b[A-Z]{2,}\b", word
+        )  # written later; tasks/NAME.py
+        if "/" in word and (ROOT / top).is_dir() and not placeholder and not (ROOT / word).exists():
+            missing.append(word)
+    assert missing == []
+
+
+def code_rows() -> list[tuple[str, str, str]]:
+    """(what of the paper, file, name) for every name in the table of docs/paper_to_code.md."""
+    rows = []
+    for line in read(CODE_MAP).splitlines():
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        if not line.startswith("|") or len(cells) != 4 or cells[2] == "File" or set(cells[0]) <= set("-: "):
+            continue
+        file = cells[2].strip("`")
+        names = re.findall(r"`([^`]+)`", cells[3])
+        assert names, f"{cells[0]}: names nothing in {file}"
+        rows += [(cells[0], file, name) for name in names]
+    return rows
+
+
+def test_the_code_map_covers_the_paper():
+    """Equations, both halves of Algorithm 1, guidance, planning, architecture and set-up have rows."""
+    covered = "\n".join(dict.fromkeys(what for what, _, _ in code_rows()))
+    wanted = ["Eq. 1", "Eq. 2", "Eq. 3", "guidance", "Section 3.4", "Section 4.2", "A.3", "C.1"]
+    wanted += ["Algorithm 1a", "Algorithm 1b"]
+    assert [w for w in wanted if w not in covered] == []
+
+
+@pytest.mark.parametrize(("what", "file", "name"), code_rows())
+def test_the_code_map_names_real_code(what: str, file: str, name: str):
+    path = ROOT / file
+    assert path.is_file(), f"{what}: no file {file}"
+    if path.suffix == ".py":
+        node = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+        for part in name.split("."):
+            fields = getattr(node, "__dataclass_fields__", {})
+            assert hasattr(node, part) or part in fields, f"{what}: {file} has no {name}"
+            node = getattr(node, part, None)
+    else:
+        node = yaml.safe_load(read(path))
+        for part in name.split("."):
+            assert isinstance(node, dict) and part in node, f"{what}: {file} has no {name}"
+            node = node[part]

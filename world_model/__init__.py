@@ -1,0 +1,1 @@
+"""The world model: masked conditional video diffusion with fast and slow learning."""

@@ -1,0 +1,1 @@
+"""Episodic memories of the world model; one file each."""

@@ -1,0 +1,101 @@
+"""What a memory is: B episodes' state as a value, and what the world model asks of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from world_model.memory.lora import LoraInjector, LoraSpec, LoraWeights
+
+
+class MemoryFileError(ValueError):
+    """A saved memory that is missing, damaged, or belongs to another model; says which and what to do."""
+
+
+class Denoiser(Protocol):
+    """What fast learning needs of the diffusion model; no text (null tokens), no clean past (mask all 0)."""
+
+    num_train_timesteps: int
+
+    def sequence_loss(self, clean: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:
+        """Denoising loss ``(B,)`` over all frames of ``clean`` ``(B, F, C, h, w)``, each episode noised
+        with ``noise`` (same shape) at its one timestep ``(B,)``. Mean over frames, channels, pixels."""
+        ...
+
+    def predicted_noise(self, clean: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:
+        """ε ``(B, F, C, h, w)`` that the model reads off the same noised sequence."""
+        ...
+
+
+State = TypeVar("State")
+
+
+class Memory(Protocol[State]):
+    """Remembers B episodes at once; batch-first; ``update`` returns a new state and changes no old one.
+
+    ``spec`` says which low-rank weights the model must carry for it, or None.
+    """
+
+    name: str
+    spec: LoraSpec | None
+
+    def bind(self, injector: LoraInjector | None, theta0: LoraWeights | None) -> None:
+        """Meet the model: its injector (made with :attr:`spec`) and its Θ₀ ``(1, …)``."""
+        ...
+
+    def reset(self, batch: int) -> State:
+        """The state at the start of ``batch`` episodes."""
+        ...
+
+    def select(self, state: State, indices: Sequence[int]) -> State:
+        """Some of the episodes, in the given order."""
+        ...
+
+    def past(self, state: State) -> Tensor | None:
+        """Extra clean past latents ``(B, f, C, h, w)``, or None."""
+        ...
+
+    def tokens(self, state: State) -> Tensor | None:
+        """Extra cross-attention tokens ``(B, n, D)``, or None."""
+        ...
+
+    def weights(self, state: State) -> LoraWeights | None:
+        """Each episode's Θ, or None."""
+        ...
+
+    def update(
+        self,
+        state: State,
+        denoiser: Denoiser,
+        past: Tensor,
+        new: Tensor,
+        generators: Sequence[torch.Generator],
+    ) -> State:
+        """Remember a chunk: clean latents ``past`` ``(B, f_p, C, h, w)`` and ``new`` ``(B, f_g, C, h, w)``.
+
+        ``generators``: one per episode, so that an episode draws the same alone and in a batch.
+        """
+        ...
+
+    def state_dict(self, state: State) -> dict[str, Tensor]:
+        """The state as flat tensors, for safetensors."""
+        ...
+
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> State:
+        """Inverse of :meth:`state_dict`. Raises MemoryFileError if it belongs to another model."""
+        ...
+
+    def save_episode(self, state: State, index: int, folder: str | Path) -> None:
+        """Write one episode's memory as a folder."""
+        ...
+
+    def load_episode(self, folder: str | Path) -> State:
+        """Read such a folder as a state of one episode. Raises MemoryFileError."""
+        ...
+
+
+AnyMemory = Memory[Any]

@@ -1,0 +1,119 @@
+"""Trains the frame autoencoder on a dataset's frames; the first stage of ``world_model.pretrain``.
+
+    python -m world_model.train_autoencoder task=cube_return
+
+The same command resumes. Shipped and used afterwards is the average of the weights.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from omegaconf import DictConfig
+
+from tasks.commands import RunDir, integer, main
+from tasks.dataset import EpisodeDataset, load_episodes
+from tasks.files import write_json
+from world_model.autoencoder import FrameAutoencoder, reconstruction_loss
+from world_model.device import pick_device
+from world_model.training import Learner, Log, generator, train
+
+
+def build_autoencoder(cfg: DictConfig) -> FrameAutoencoder:
+    """The network of a ``model.autoencoder`` node, untrained."""
+    levels, channels = len(cfg.block_out_channels), 3 * cfg.unshuffle**2
+    vae = AutoencoderKL(
+        in_channels=channels,
+        out_channels=channels,
+        latent_channels=cfg.latent_channels,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=tuple(cfg.block_out_channels),
+        layers_per_block=cfg.layers_per_block,
+        norm_num_groups=cfg.norm_num_groups,
+        mid_block_add_attention=False,
+    )
+    return FrameAutoencoder(vae, cfg.unshuffle, scale=1.0)
+
+
+def held_out_split(dataset: EpisodeDataset, share: float = 0.05) -> tuple[range, range]:
+    """Episode indices for training, and the last ones held out (at least one)."""
+    held = max(1, round(share * len(dataset)))
+    if held >= len(dataset):
+        raise ValueError(f"{len(dataset)} episodes are too few to hold some out; collect at least 2")
+    return range(len(dataset) - held), range(len(dataset) - held, len(dataset))
+
+
+def frames_of(dataset: EpisodeDataset, episodes: range) -> np.ndarray:
+    """All frames of some episodes, ``(N, H, W, 3)`` uint8."""
+    return np.concatenate([dataset[i].frames for i in episodes])
+
+
+@torch.no_grad()
+def normalise_latents(model: FrameAutoencoder, frames: np.ndarray) -> None:
+    """Set shift and scale so that the latents of these frames have mean 0 and standard deviation 1."""
+    model.shift.zero_()
+    model.scale = 1.0
+    latents = model.encode(frames)
+    model.shift.copy_(latents.mean((0, 2, 3)).view(-1, 1, 1))
+    model.scale = float(1 / (latents - model.shift).std())
+
+
+def reconstruction_metrics(model: FrameAutoencoder, frames: np.ndarray) -> dict[str, float]:
+    """PSNR (dB) over all pixels, and over the saturated ones, which are the things that move."""
+    out = model.decode(model.encode(frames)).astype(np.float64)
+    error = (out - frames) ** 2
+    coloured = (frames.max(-1).astype(int) - frames.min(-1)) > 80
+    return {
+        "psnr": float(10 * np.log10(255**2 / error.mean())),
+        "psnr_coloured": float(10 * np.log10(255**2 / error[coloured].mean())) if coloured.any() else float("nan"),
+        "frames": len(frames),
+    }
+
+
+def train_autoencoder(cfg: DictConfig, folder: Path) -> Path:
+    """Train, or go on training, in ``folder``; returns the folder of the finished autoencoder."""
+    done = folder / "autoencoder"
+    if (done / "metrics.json").is_file():
+        return done
+    options = cfg.autoencoder
+    torch.manual_seed(cfg.seed)
+    device = pick_device(cfg.device)
+    dataset = load_episodes(cfg.data)
+    training, held = held_out_split(dataset)
+    frames = torch.from_numpy(frames_of(dataset, training))
+    model = build_autoencoder(cfg.model.autoencoder).to(device)
+    learner = Learner(model.vae, folder, options.steps, options.learning_rate, options.warmup, options.ema)
+    learner.resume()
+    log = Log(folder, learner.step)
+
+    def loss(step: int):
+        draw = generator(cfg.seed, step)
+        batch = frames[torch.randint(len(frames), (options.batch_size,), generator=draw)]
+        torch.manual_seed(cfg.seed * 1_000_003 + step)  # the posterior's sample
+        return reconstruction_loss(model, model.to_pixels(batch), options.colour_weight, options.kl_weight)
+
+    train(learner, loss, log, options.every, name="autoencoder")
+    log.close()
+    final = FrameAutoencoder(learner.averaged().eval(), model.unshuffle, scale=1.0)
+    normalise_latents(final, frames[:: max(1, len(frames) // 4096)].numpy())
+    metrics = reconstruction_metrics(final, frames_of(dataset, held)[:2048])
+    final.save_pretrained(done)
+    write_json(done / "metrics.json", {**metrics, "steps": options.steps})
+    return done
+
+
+def run(cfg: DictConfig) -> None:
+    integer(cfg, "autoencoder.steps", 1)
+    run_dir = RunDir.open("autoencoder", cfg, ignore=("device",))
+    folder = train_autoencoder(cfg, run_dir.path)
+    print(json.dumps(json.loads((folder / "metrics.json").read_text())))
+    print(folder)
+
+
+if __name__ == "__main__":
+    main("autoencoder", run)

@@ -1,0 +1,192 @@
+"""What the trainers share: checkpoints that resume bit for bit, an average of the weights, logs.
+
+Every random draw of step ``s`` comes from a generator seeded by (seed, s), so that the data position
+is the step itself and a resumed run draws what an uninterrupted one would have drawn.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.tensorboard import SummaryWriter
+
+from tasks.files import atomic_path
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing, cut short or of another shape; names the file and what to do."""
+
+
+class TrainingError(RuntimeError):
+    """Training that can't go on, such as a loss that is not finite; names the step."""
+
+
+def generator(seed: int, step: int, stream: int = 0) -> torch.Generator:
+    """The torch generator of one step."""
+    words = np.random.SeedSequence([seed, step, stream]).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(words[0] >> 1))
+
+
+def learning_rate_at(step: int, steps: int, peak: float, warmup: int) -> float:
+    """Linear warm-up, then a cosine to 2% of the peak."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    progress = (step - warmup) / max(1, steps - warmup)
+    return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """A safetensors file, or a CheckpointError in one line."""
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing; expected a folder that the trainer or save_pretrained wrote")
+    try:
+        return load_file(path)
+    except Exception as error:  # safetensors raises its own type for a file cut short
+        raise CheckpointError(f"{path} can't be read ({type(error).__name__}); is it cut short? Get it again") from None
+
+
+class Learner:
+    """One network in training: AdamW, an exponential average of the weights, checkpoints.
+
+    Args:
+        network: trained in place.
+        folder: where ``last.safetensors`` goes.
+        steps: in all; the learning rate's cosine ends there.
+        ema: decay of the average.
+    """
+
+    def __init__(self, network: nn.Module, folder: Path, steps: int, learning_rate: float, warmup: int, ema: float):
+        self.network, self.folder, self.steps = network, Path(folder), steps
+        self.peak, self.warmup = learning_rate, warmup
+        parameters = [p for p in network.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
+        self.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(ema))
+        self.step = 0
+
+    def apply(self, clip: float = 1.0) -> float:
+        """One optimizer step on the gradients that are there; returns their norm."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate_at(self.step, self.steps, self.peak, self.warmup)
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), clip)
+        if not torch.isfinite(norm):
+            raise TrainingError(f"the gradient is not finite at step {self.step}; {self._last} is intact. Lower the learning rate")
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.average.update_parameters(self.network)
+        self.step += 1
+        return float(norm)
+
+    @property
+    def _last(self) -> Path:
+        return self.folder / "last.safetensors"
+
+    def save(self) -> None:
+        """Write weights, average, Adam's state and the step, atomically."""
+        tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
+        tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
+        for i, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{i}.{k}": torch.as_tensor(v) for k, v in state.items()}
+        tensors["step"] = torch.tensor(self.step)
+        with atomic_path(self._last) as temp:
+            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temp)
+
+    def resume(self) -> bool:
+        """Go on from the last checkpoint, if there is one."""
+        if not self._last.is_file():
+            return False
+        tensors = read_safetensors(self._last)
+        parts: dict[str, dict[str, Any]] = {"network": {}, "average": {}, "optimizer": {}}
+        for key, value in tensors.items():
+            part, _, name = key.partition(".")
+            if part in parts:
+                parts[part][name] = value
+        try:
+            self.network.load_state_dict(parts["network"])
+            self.average.load_state_dict(parts["average"])
+        except RuntimeError as error:
+            raise CheckpointError(f"{self._last} is of another network: {str(error).splitlines()[-1].strip()}") from None
+        states: dict[int, dict[str, Tensor]] = {}
+        for key, value in parts["optimizer"].items():
+            index, _, name = key.partition(".")
+            states.setdefault(int(index), {})[name] = value
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": states})
+        self.step = int(tensors["step"])
+        return True
+
+    def averaged(self) -> nn.Module:
+        """The network with the averaged weights."""
+        return self.average.module
+
+
+class Log:
+    """``metrics.jsonl`` and TensorBoard in one folder; rows after the resumed step are dropped."""
+
+    def __init__(self, folder: Path, step: int):
+        self.path = Path(folder) / "metrics.jsonl"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        rows = self.path.read_text().splitlines() if self.path.is_file() else []
+        kept = [r for r in rows if r.endswith("}") and json.loads(r)["step"] <= step]
+        with atomic_path(self.path) as temp:
+            temp.write_text("".join(r + "\n" for r in kept))
+        self.board = SummaryWriter(str(folder), purge_step=step + 1)
+        self.started, self.step = time.monotonic(), step
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step, **{k: round(float(v), 6) for k, v in values.items()}}) + "\n")
+        for key, value in values.items():
+            self.board.add_scalar(key, value, step)
+
+    def close(self) -> None:
+        self.board.close()
+
+
+def train(
+    learner: Learner,
+    loss: Callable[[int], tuple[Tensor, dict[str, float]]],
+    log: Log,
+    every: int,
+    backward: Callable[[Tensor], None] | None = None,
+    main_process: bool = True,
+    name: str = "training",
+) -> None:
+    """Run a learner to its last step.
+
+    Args:
+        loss: the loss of a step's batch, and figures for the log.
+        every: steps between log lines and checkpoints.
+        backward: instead of ``Tensor.backward`` (accelerate's).
+    """
+    from tqdm import tqdm
+
+    sums: dict[str, list[float]] = {}
+    bar = tqdm(total=learner.steps, initial=learner.step, desc=name, unit="step", disable=not main_process)
+    started, first = time.monotonic(), learner.step
+    while learner.step < learner.steps:
+        value, figures = loss(learner.step)
+        if not torch.isfinite(value):
+            raise TrainingError(f"the loss is {float(value)} at step {learner.step}; the last checkpoint is intact. Lower the learning rate")
+        (backward or Tensor.backward)(value)
+        figures = {"loss": float(value), **figures, "gradient_norm": learner.apply()}
+        for key, figure in figures.items():
+            sums.setdefault(key, []).append(figure)
+        bar.update()
+        if learner.step % every == 0 or learner.step == learner.steps:
+            if main_process:
+                means = {k: float(np.mean(v)) for k, v in sums.items()}
+                means["steps_per_second"] = (learner.step - first) / (time.monotonic() - started)
+                log.write(learner.step, means)
+                bar.set_postfix(loss=f"{means['loss']:.4f}")
+                learner.save()
+            sums = {}
+    bar.close()
