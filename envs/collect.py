@@ -46,7 +46,8 @@ def record(env: TaskEnv, layout: Layout) -> tuple[Episode | None, str | None]:
     """
     frame, info = env.reset(seed=layout.seed, options={"layout": layout})
     home = dict(zip(info["names"], info["positions"], strict=True))
-    frames, positions, actions, segments = [frame], [info["positions"]], [], []
+    frames, positions, segments = [frame], [info["positions"]], []
+    actions: list[np.ndarray] = []
     for subgoal in layout.plan:
         start, now = len(actions), dict(zip(info["names"], info["positions"], strict=True))
         for action in expert_actions(env.task, now, subgoal, home):
@@ -107,9 +108,7 @@ def _recorder(workers: int) -> Iterator[Callable[..., Iterator[Recorded]]]:
     try:
         yield pool.map
     except BrokenProcessPool:
-        fail(
-            "a worker process died (out of memory?); the same command goes on, workers=1 needs the least memory"
-        )
+        fail("a worker process died (out of memory?); the same command goes on; try fewer workers=")
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -179,7 +178,8 @@ def _summary(dataset: EpisodeDataset, seeds: Sequence[Seed]) -> str:
     return (
         f"{len(dataset)} episodes, {dataset.lengths.sum()} frames; the expert succeeded in {success} "
         f"({success / len(dataset):.1%}); its return error: mean {distance.mean():.1f}, median "
-        f"{np.median(distance):.1f}, worst {distance.max():.1f} mm; {len(seeds) - len(dataset)} left out after an error"
+        f"{np.median(distance):.1f}, worst {distance.max():.1f} mm; "
+        f"{len(seeds) - len(dataset)} left out after an error"
     )
 
 

@@ -36,7 +36,7 @@ INTERRUPTED = 130
 
 
 class CommandError(RuntimeError):
-    """Something the user can put right. Its text is one line: what was given, what is expected, what to do."""
+    """Something the user can put right. One line: what was given, what is expected, what to do."""
 
     code = 1
 
@@ -91,7 +91,7 @@ def _explain(error: Exception, command: str, argv: Sequence[str]) -> str:
         return f"no options for the command {option!r}: {CONFIGS / option}.yaml is missing"
     ambiguous = re.search(r"Ambiguous value for argument '(.+?)'\n", str(error))
     if isinstance(error, OverrideParseException) or ambiguous:
-        text = ambiguous.group(1) if ambiguous else error.override
+        text = ambiguous.group(1) if ambiguous else getattr(error, "override", "")
         return (
             f"can't read the option {text!r}; expected key=value, "
             "and quotes around a value that holds a comma, a bracket or a space"

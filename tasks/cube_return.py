@@ -64,6 +64,10 @@ class CubeReturn(Task):
     def action_spec(self) -> ActionSpec:
         return end_effector_pose(low=(0.25, -0.35, 0.015), high=(0.80, 0.35, 0.45))
 
+    @property
+    def places(self) -> dict[str, np.ndarray]:
+        return {target: self.place(target) for target in PLACES}
+
     def place(self, target: str) -> np.ndarray:
         """``(3,)`` centre of a cube that stands at a named place."""
         return np.array([*PLACES[target], CUBE_HALF])

@@ -25,29 +25,27 @@ from PIL import Image
 from tasks.commands import differences
 from tasks.episode import Episode, Segment
 from tasks.files import atomic_path, write_json
+from tasks.lerobot import (
+    ACTION,
+    CHUNK_FILES,
+    COUNTERS,
+    FILE,
+    IMAGE,
+    STATE,
+    VERSION,
+    aggregate,
+    group_file,
+    pandas_index,
+    png,
+    schema,
+    statistics,
+)
 
-VERSION = "v3.0"
-IMAGE, STATE, ACTION = "observation.images.front", "observation.state", "action"
-COUNTERS = {
-    "timestamp": "float32",
-    "frame_index": "int64",
-    "episode_index": "int64",
-    "index": "int64",
-    "task_index": "int64",
-}
-FILE = "chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
-CHUNK_FILES = 1000
-QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
 COLLECTION = "meta/collection.json"
 
 
 class DatasetError(ValueError):
     """A dataset that is missing, unfinished, broken or another one; says which file and what to do."""
-
-
-def group_file(index: int) -> str:
-    """Path of the index-th file below ``data/`` or ``meta/episodes/``."""
-    return FILE.format(chunk_index=index // CHUNK_FILES, file_index=index % CHUNK_FILES)
 
 
 def captions(episode: Episode) -> list[str]:
@@ -143,7 +141,7 @@ class DatasetWriter:
         write_json(self.partial / "meta/stats.json", stats)
         texts = pa.table({"task_index": list(self._tasks.values()), "task": list(self._tasks)})
         with atomic_path(self.partial / "meta/tasks.parquet") as temp:
-            pq.write_table(texts.replace_schema_metadata({"pandas": _pandas_index()}), temp)
+            pq.write_table(texts.replace_schema_metadata({"pandas": pandas_index()}), temp)
         write_json(self.partial / "meta/info.json", self._info())
         os.replace(self.partial, self.path)
         self.close()
@@ -221,9 +219,9 @@ class DatasetWriter:
         for key, value in {IMAGE: episode.frames, **values}.items():
             row |= {f"stats/{key}/{name}": stat for name, stat in statistics(value).items()}
         pngs = [{"bytes": png(frame), "path": f"frame-{i:06d}.png"} for i, frame in enumerate(episode.frames)]
-        schema = _schema(self._features)
+        types = schema(self._features)
         lists = {key: value.tolist() for key, value in values.items()}
-        return pa.Table.from_pydict({IMAGE: pngs, **lists}, schema=schema), row
+        return pa.Table.from_pydict({IMAGE: pngs, **lists}, schema=types), row
 
     def _flush(self) -> None:
         """Put the waiting episodes on disk: data first, then the metadata that makes them count."""
@@ -233,7 +231,7 @@ class DatasetWriter:
         place = {"chunk_index": index // CHUNK_FILES, "file_index": index % CHUNK_FILES}
         with (
             atomic_path(self.partial / "data" / group_file(index)) as temp,
-            pq.ParquetWriter(temp, _schema(self._features)) as writer,
+            pq.ParquetWriter(temp, schema(self._features)) as writer,
         ):
             for table, _ in self._waiting:
                 writer.write_table(table)  # one row group an episode, as LeRobot writes them
@@ -263,83 +261,9 @@ class DatasetWriter:
         }
 
 
-def png(frame: np.ndarray) -> bytes:
-    """``(H, W, 3)`` uint8 to a PNG file."""
-    out = io.BytesIO()
-    Image.fromarray(frame).save(out, "PNG")
-    return out.getvalue()
-
-
-def statistics(values: np.ndarray) -> dict[str, Any]:
-    """LeRobot's statistics of one feature of one episode, as nested lists.
-
-    ``(T, D)`` or ``(T,)`` numbers give lists of D (1) numbers; ``(T, H, W, 3)`` uint8 frames are scaled
-    to 0…1 and give ``(3, 1, 1)``. ``count`` is [T].
-    """
-    image = values.ndim == 4
-    flat = (values.reshape(-1, 3) / 255.0 if image else values.reshape(len(values), -1)).astype(np.float64)
-    shape = (3, 1, 1) if image else (flat.shape[1],)
-    out = {"min": flat.min(0), "max": flat.max(0), "mean": flat.mean(0), "std": flat.std(0)}
-    out |= dict(zip(QUANTILES, np.quantile(flat, list(QUANTILES.values()), axis=0), strict=True))
-    return {k: v.reshape(shape).tolist() for k, v in out.items()} | {"count": [len(values)]}
-
-
-def aggregate(stats: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The statistics of many episodes from each one's, as LeRobot merges them (quantiles by weighted mean)."""
-    count = np.array([s["count"][0] for s in stats], np.float64)
-    arrays = {k: np.array([s[k] for s in stats]) for k in ("min", "max", "mean", "std", *QUANTILES)}
-
-    def weighted(x: np.ndarray) -> np.ndarray:
-        return np.tensordot(count, x, 1) / count.sum()
-
-    mean = weighted(arrays["mean"])
-    spread = weighted(arrays["std"] ** 2 + (arrays["mean"] - mean) ** 2)
-    out = {"min": arrays["min"].min(0), "max": arrays["max"].max(0), "mean": mean, "std": np.sqrt(spread)}
-    out |= {q: weighted(arrays[q]) for q in QUANTILES}
-    return {k: v.tolist() for k, v in out.items()} | {"count": [int(count.sum())]}
-
-
 def _unprefixed(row: dict[str, Any], key: str) -> dict[str, Any]:
     prefix = f"stats/{key}/"
     return {name.removeprefix(prefix): value for name, value in row.items() if name.startswith(prefix)}
-
-
-def _schema(features: dict[str, Any]) -> pa.Schema:
-    """Arrow types of ``data``, with the metadata by which 🤗 datasets knows an image from a struct."""
-    fields, known = [], {}
-    for key, feature in features.items():
-        value = {"dtype": feature["dtype"], "_type": "Value"}
-        if feature["dtype"] == "image":
-            fields.append(pa.field(key, pa.struct([("bytes", pa.binary()), ("path", pa.string())])))
-            known[key] = {"_type": "Image"}
-        elif feature["shape"] == [1]:
-            fields.append(pa.field(key, pa.type_for_alias(feature["dtype"])))
-            known[key] = value
-        else:
-            size = feature["shape"][0]
-            fields.append(pa.field(key, pa.list_(pa.type_for_alias(feature["dtype"]), size)))
-            known[key] = {"feature": value, "length": size, "_type": "Sequence"}
-    hub = json.dumps({"info": {"features": known}})
-    return pa.schema(fields, metadata={"huggingface": hub, "features": json.dumps(features)})
-
-
-def _pandas_index() -> str:
-    """What makes pandas read the column ``task`` as the index, without needing pandas to write it."""
-
-    def column(name: str, pandas_type: str, numpy_type: str) -> dict[str, Any]:
-        return {
-            "name": name, "field_name": name, "pandas_type": pandas_type, "numpy_type": numpy_type, "metadata": None
-        }  # fmt: skip
-
-    return json.dumps(
-        {
-            "index_columns": ["task"],
-            "column_indexes": [{**column("", "unicode", "object"), "name": None, "field_name": None}],
-            "columns": [column("task_index", "int64", "int64"), column("task", "unicode", "object")],
-            "creator": {"library": "pyarrow", "version": pa.__version__},
-            "pandas_version": "2.0.0",
-        }
-    )
 
 
 # --- reading -----------------------------------------------------------------------------------

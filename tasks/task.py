@@ -113,6 +113,11 @@ class Task(ABC):
     @abstractmethod
     def action_spec(self) -> ActionSpec: ...
 
+    @property
+    def places(self) -> dict[str, np.ndarray]:
+        """``(3,)`` of each named place, to draw."""
+        return {}
+
     @abstractmethod
     def layout(self, seed: int, moves: Mapping[str, str] | None = None) -> Layout:
         """The layout of a seed; with ``moves`` (object → target), one in which these can be asked."""

@@ -142,7 +142,7 @@ def test_an_episode_with_an_error_is_left_out():
     task = CubeReturn(("red",))
     layout = task.layout(0)
     far = type(layout)(
-        layout.seed, layout.instruction, layout.names, layout.starts + [0.5, 0, 0], layout.plan
+        layout.seed, layout.instruction, layout.names, layout.starts + np.array([0.5, 0, 0]), layout.plan
     )
     env = TabletopEnv(task, image_size=16)
     episode, error = record(env, far)

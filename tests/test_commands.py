@@ -50,7 +50,7 @@ def test_bad_options_are_one_line(override, says):
 
 @pytest.mark.parametrize("value", ["0", "two", "1.5", "true", "null"])
 def test_integer_options(value):
-    with pytest.raises(OptionError, match="expected an integer, at least 1"):
+    with pytest.raises(OptionError, match=r"expected an integer, at least 1"):
         integer(compose("collect", [f"episodes={value}"]), "episodes", 1)
 
 
@@ -151,16 +151,16 @@ def test_fresh_starts_beside(tmp_path, monkeypatch):
 def test_a_directory_of_another_config_is_left_alone(tmp_path):
     run = RunDir.open("train", options(run_dir=str(tmp_path / "a")))
     before = (run / "config.yaml").read_bytes()
-    with pytest.raises(CommandError, match="belongs to another configuration .steps: 4 there, 5 here"):
+    with pytest.raises(CommandError, match=r"belongs to another configuration .steps: 4 there, 5 here"):
         RunDir.open("train", options(run_dir=str(tmp_path / "a"), steps=5))
     assert (run / "config.yaml").read_bytes() == before
 
 
 def test_a_directory_that_is_no_run_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
-    with pytest.raises(CommandError, match="no run directory"):
+    with pytest.raises(CommandError, match=r"no run directory"):
         RunDir.open("train", options(run_dir=str(tmp_path)))
-    with pytest.raises(CommandError, match="is a file"):
+    with pytest.raises(CommandError, match=r"is a file"):
         RunDir.open("train", options(run_dir=str(tmp_path / "thesis.tex")))
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 

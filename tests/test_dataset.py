@@ -12,15 +12,12 @@ import pytest
 
 from tasks import Episode, Segment
 from tasks.dataset import (
-    IMAGE,
-    STATE,
     DatasetError,
     DatasetWriter,
-    aggregate,
     captions,
     load_episodes,
-    statistics,
 )
+from tasks.lerobot import IMAGE, STATE, aggregate, statistics
 
 ACTIONS = ("x", "y", "gripper")
 
@@ -147,7 +144,7 @@ def test_an_interrupted_collection_ends_as_an_uninterrupted_one(dataset, tmp_pat
     (data / f"file-00{after // 2}.parquet").write_bytes(b"orphan")
     (data / ".file-009.parquet.1.tmp").write_bytes(b"half")
 
-    with pytest.raises(DatasetError, match="not finished; run its"):
+    with pytest.raises(DatasetError, match=r"not finished; run its"):
         load_episodes(tmp_path / "again")
     assert files(write(tmp_path / "again", 5)) == files(dataset)
     assert not (tmp_path / "again.partial").exists()
@@ -156,30 +153,30 @@ def test_an_interrupted_collection_ends_as_an_uninterrupted_one(dataset, tmp_pat
 def test_a_partial_dataset_of_another_config_is_left_alone(tmp_path):
     DatasetWriter(tmp_path / "d", 4, ACTIONS, {"episodes": 5}).close()
     before = files(tmp_path)
-    with pytest.raises(DatasetError, match="belongs to another collection .episodes: 5 there, 6 here"):
+    with pytest.raises(DatasetError, match=r"belongs to another collection .episodes: 5 there, 6 here"):
         DatasetWriter(tmp_path / "d", 4, ACTIONS, {"episodes": 6})
     assert files(tmp_path) == before
 
 
 def test_two_writers_do_not_mix(tmp_path):
     writer = DatasetWriter(tmp_path / "d", 4, ACTIONS)
-    with pytest.raises(DatasetError, match="another process is writing"):
+    with pytest.raises(DatasetError, match=r"another process is writing"):
         DatasetWriter(tmp_path / "d", 4, ACTIONS)
     writer.close()
 
 
 def test_nothing_is_overwritten(dataset, tmp_path):
-    with pytest.raises(DatasetError, match="exists already"):
+    with pytest.raises(DatasetError, match=r"exists already"):
         DatasetWriter(dataset, 4, ACTIONS)
     (tmp_path / "mine.partial").mkdir()
     (tmp_path / "mine.partial/thesis.tex").write_text("x")
-    with pytest.raises(DatasetError, match="was not made by this command"):
+    with pytest.raises(DatasetError, match=r"was not made by this command"):
         DatasetWriter(tmp_path / "mine", 4, ACTIONS)
     assert (tmp_path / "mine.partial/thesis.tex").read_text() == "x"
 
 
 def test_an_empty_dataset_is_refused(tmp_path):
-    with pytest.raises(DatasetError, match="no episode was collected"):
+    with pytest.raises(DatasetError, match=r"no episode was collected"):
         DatasetWriter(tmp_path / "d", 4, ACTIONS).finish()
     assert not list(tmp_path.iterdir())
 
@@ -206,7 +203,7 @@ def test_a_broken_file_is_named(dataset, broken, how):
 
 def test_a_data_file_of_another_dataset_is_noticed(dataset):
     shutil.copy(dataset / "data/chunk-000/file-000.parquet", dataset / "data/chunk-000/file-001.parquet")
-    with pytest.raises(DatasetError, match="8 frames where meta/episodes has 10"):
+    with pytest.raises(DatasetError, match=r"8 frames where meta/episodes has 10"):
         load_episodes(dataset)
 
 
@@ -218,19 +215,19 @@ def test_a_corrupt_picture_is_named(dataset):
     pq.write_table(table.set_column(0, table.schema.field(0), [pictures]), file)
     episodes = load_episodes(dataset)
     assert same(episodes[0], make_episode(0))
-    with pytest.raises(DatasetError, match="file-000.parquet: episode 1 frame 1"):
+    with pytest.raises(DatasetError, match=r"file-000.parquet: episode 1 frame 1"):
         episodes[1]
 
 
 def test_missing_and_foreign_datasets(tmp_path, dataset):
-    with pytest.raises(DatasetError, match="no dataset at .*nowhere; make one with"):
+    with pytest.raises(DatasetError, match=r"no dataset at .*nowhere; make one with"):
         load_episodes(tmp_path / "nowhere")
     info = json.loads((dataset / "meta/info.json").read_text())
     (dataset / "meta/info.json").write_text(json.dumps(info | {"codebase_version": "v2.1"}))
-    with pytest.raises(DatasetError, match="is a LeRobotDataset v2.1; expected v3.0"):
+    with pytest.raises(DatasetError, match=r"is a LeRobotDataset v2.1; expected v3.0"):
         load_episodes(dataset)
     (dataset / "meta/info.json").write_text(json.dumps(info | {"features": {"action": {}}}))
-    with pytest.raises(DatasetError, match="has no feature observation.images.front"):
+    with pytest.raises(DatasetError, match=r"has no feature observation.images.front"):
         load_episodes(dataset)
 
 
@@ -238,7 +235,7 @@ def test_shapes_must_agree(tmp_path):
     writer = DatasetWriter(tmp_path / "d", 4, ACTIONS)
     writer.append(make_episode(0))
     other = make_episode(1)
-    with pytest.raises(ValueError, match="other shapes or names"):
+    with pytest.raises(ValueError, match=r"other shapes or names"):
         writer.append(
             Episode(other.frames[:, :4], other.actions, other.segments, other.positions, other.names)
         )

@@ -124,4 +124,4 @@ def reconstruction_loss(model: FrameAutoencoder, pixels: Tensor, colour_weight: 
     error = (out - pixels).pow(2)
     kl = posterior.kl().mean() / pixels[0].numel()
     loss = (weight * (error + 0.1 * (out - pixels).abs())).mean() / weight.mean() + kl_weight * kl
-    return loss, {"psnr": float(10 * torch.log10(4 / error.detach().mean())), "kl": float(kl)}
+    return loss, {"psnr": float(10 * torch.log10(4 / error.detach().mean())), "kl": float(kl.detach())}

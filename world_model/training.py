@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -63,21 +64,36 @@ class Learner:
         folder: where ``last.safetensors`` goes.
         steps: in all; the learning rate's cosine ends there.
         ema: decay of the average.
+        accelerator: shares each batch over processes and chooses the precision.
+
+    Attributes:
+        wrapped: the network as accelerate prepared it; call this one in training.
     """
 
-    def __init__(self, network: nn.Module, folder: Path, steps: int, learning_rate: float, warmup: int, ema: float):
+    def __init__(
+        self,
+        network: nn.Module,
+        folder: Path,
+        steps: int,
+        learning_rate: float,
+        warmup: int,
+        ema: float,
+        accelerator: Accelerator | None = None,
+    ):
         self.network, self.folder, self.steps = network, Path(folder), steps
+        self.accelerator = accelerator or Accelerator(cpu=True)
         self.peak, self.warmup = learning_rate, warmup
         parameters = [p for p in network.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
+        optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
         self.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(ema))
+        self.wrapped, self.optimizer = self.accelerator.prepare(network, optimizer)
         self.step = 0
 
     def apply(self, clip: float = 1.0) -> float:
         """One optimizer step on the gradients that are there; returns their norm."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate_at(self.step, self.steps, self.peak, self.warmup)
-        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), clip)
+        norm = self.accelerator.clip_grad_norm_(self.network.parameters(), clip)
         if not torch.isfinite(norm):
             raise TrainingError(f"the gradient is not finite at step {self.step}; {self._last} is intact. Lower the learning rate")
         self.optimizer.step()
@@ -154,35 +170,33 @@ class Log:
 def train(
     learner: Learner,
     loss: Callable[[int], tuple[Tensor, dict[str, float]]],
-    log: Log,
+    log: Log | None,
     every: int,
-    backward: Callable[[Tensor], None] | None = None,
-    main_process: bool = True,
     name: str = "training",
 ) -> None:
     """Run a learner to its last step.
 
     Args:
         loss: the loss of a step's batch, and figures for the log.
+        log: None in every process but the main one.
         every: steps between log lines and checkpoints.
-        backward: instead of ``Tensor.backward`` (accelerate's).
     """
     from tqdm import tqdm
 
     sums: dict[str, list[float]] = {}
-    bar = tqdm(total=learner.steps, initial=learner.step, desc=name, unit="step", disable=not main_process)
+    bar = tqdm(total=learner.steps, initial=learner.step, desc=name, unit="step", disable=log is None)
     started, first = time.monotonic(), learner.step
     while learner.step < learner.steps:
         value, figures = loss(learner.step)
         if not torch.isfinite(value):
-            raise TrainingError(f"the loss is {float(value)} at step {learner.step}; the last checkpoint is intact. Lower the learning rate")
-        (backward or Tensor.backward)(value)
-        figures = {"loss": float(value), **figures, "gradient_norm": learner.apply()}
+            raise TrainingError(f"the loss is {float(value.detach())} at step {learner.step}; the last checkpoint is intact. Lower the learning rate")
+        learner.accelerator.backward(value)
+        figures = {"loss": float(value.detach()), **figures, "gradient_norm": learner.apply()}
         for key, figure in figures.items():
             sums.setdefault(key, []).append(figure)
         bar.update()
         if learner.step % every == 0 or learner.step == learner.steps:
-            if main_process:
+            if log is not None:
                 means = {k: float(np.mean(v)) for k, v in sums.items()}
                 means["steps_per_second"] = (learner.step - first) / (time.monotonic() - started)
                 log.write(learner.step, means)

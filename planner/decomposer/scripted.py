@@ -72,7 +72,8 @@ LEXICON: dict[str, dict[str, str] | str] = {
 
 GROUPS = {
     "both": "both|both of them|them both|the two|the two of them|these two",
-    "all": "all|all of them|them all|each|each of them|each one",
+    "all": "all|all of them|them all",
+    "each": "each|each of them|each one",
     "them": "them|those|these",
     "everything": "everything",
 }
@@ -194,7 +195,7 @@ def build_grammar(words: Vocabulary) -> Grammar:
         [noun] = last_words
         for word in [noun, *filter(None, NOUNS.get(noun, "").split("|"))]:
             lexicon["GROUP"] |= phrases({v: t.format(n=word + "s") for v, t in GROUPS_OF.items()})
-            lexicon["GROUP"] |= phrases({"all": EVERY_OF.format(n=word)})
+            lexicon["GROUP"] |= phrases({"each": EVERY_OF.format(n=word)})
             lexicon["OTHER"] |= phrases(f"the other {word}")
             lexicon["NOUN"] |= phrases({word: word}) if word != "one" else {}
     for target in words.targets:
@@ -279,38 +280,32 @@ class _Reading:
         self.last = tuple(names)
 
     def _onward(self, place: Tree) -> None:
-        if len(self.last) != 1:
-            raise PlanError(f"unclear what goes on {_value(place)}: {_list(self.last)}; name it")
+        if len(self.last) != 1 or self.subgoals[-1].kind != "put":
+            raise PlanError(f"unclear what goes to {_value(place)!r}; name it, and say 'move' or 'put'")
         self._put(self.last[0], _value(place))
 
     def _back(self, *parts: Tree) -> None:
-        early = any(p[0] == "BACK" for p in parts)
         order = next((_value(p) for p in parts if p[0] == "order"), "")
         items = next(p for p in parts if p[0] in ("items", "carried"))
-        needs = items[0] == "carried" and not early
-        waiting: list[str] = []
+        needs_place = items[0] == "carried" and parts[0][0] != "BACK"
+        waiting: list[str] = []  # named, but not yet told where to
         chosen: list[tuple[str, bool]] = []  # object, whether "the start" was said
         for _, thing, *marks in _chain(items):
-            plural = thing[-1][0] == "OBJECTS"
-            names = self._resolve(thing, returning=True)
-            origin = next((m for m in marks if m[0] == "origin"), None)
-            here = {m[0] for m in marks}
+            names = self._resolve(thing, returning=True, remember=True)
             waiting += names
-            if plural and len(waiting) < 2:
-                raise PlanError(f"{_list(waiting)} is one thing, but was named in the plural")
-            if origin:
-                run = self._origin(origin, waiting, names)
-            elif "BACK" in here or not needs:
-                run = waiting
-            else:
-                continue
-            if len(run) < len(waiting) and needs:
-                raise PlanError(f"unclear where {_list(waiting[: len(waiting) - len(run)])} should go")
-            chosen += [(n, origin is not None and _says_start(origin)) for n in waiting]
-            waiting = []
-        if waiting:
-            raise PlanError(f"no place given for {_list(waiting)}")
-        self._return_all(chosen, order)
+            if thing[-1][0] == "OBJECTS" and len(waiting) < 2:
+                raise PlanError(f"the {_list(waiting)} is one thing, but was named in the plural")
+            origin = next((m for m in marks if m[0] == "origin"), None)
+            each = thing[1][0] == "group" and _value(thing) == "each"
+            run = self._origin(origin, waiting, names, each) if origin else waiting
+            if len(run) < len(waiting) and needs_place:
+                raise PlanError(f"no place given for the {_list(waiting[: -len(run)])}")
+            if marks:
+                chosen += [(n, origin is not None and _says_start(origin)) for n in waiting]
+                waiting = []
+        if waiting and needs_place:
+            raise PlanError(f"no place given for the {_list(waiting)}")
+        self._return_all(chosen + [(n, False) for n in waiting], order)
 
     def _undo(self, *parts: Tree) -> None:
         origin = next((p for p in parts if p[0] == "origin"), None)
@@ -398,19 +393,21 @@ class _Reading:
         self.notes.append(f"{word!r} are the {_list(names)}")
         return names
 
-    def _origin(self, origin: Tree, run: list[str], own: list[str]) -> list[str]:
+    def _origin(self, origin: Tree, run: list[str], own: list[str], each: bool = False) -> list[str]:
         """Which of the things named so far go where ``origin`` says; refuses 'it' for two and the like."""
         number = "any"
         for part in origin[1:]:
             if part[0] == "who" and part[1][0] != "WHO":
                 one = part[1] == ("single", ("IT", "it"))
                 if not one and set(self._resolve(part)) not in (set(run), set(own)):
-                    raise PlanError(f"{_list(run)} can't go where {_list(self._resolve(part))} was")
+                    raise PlanError(f"the {_list(run)} can't go where the {_list(self._resolve(part))} was")
                 number = "one" if one else number
             elif part[0] in ("who", "POSS"):
                 number = _value(part)
+        number = "any" if each else number
         if number == "one" and len(own) > 1 or number == "many" and len(run) < 2:
-            raise PlanError(f"{_list(run)}: 'it' and 'they' don't fit; say 'where {'it was' if len(run) < 2 else 'they were'}'")
+            said = "it was" if len(run) < 2 else "they were"
+            raise PlanError(f"'it', 'they', 'its' and 'their' don't fit the {_list(run)}; say 'where {said}'")
         return own if number == "one" else run
 
 

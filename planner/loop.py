@@ -1,0 +1,217 @@
+"""Closed loop over a batch of environments: decompose, imagine, read actions, execute, remember.
+
+Paper, Sections 3.4 and 4.2: each subgoal is one imagined chunk; the inverse dynamics model reads the
+action between every two consecutive frames; the environment executes it; the chunk goes into memory.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+
+from envs.base import TaskEnv
+from inverse_dynamics.model import InverseDynamics
+from planner.decomposer.base import Decomposer
+from planner.locate import CubeLocator
+from tasks import Episode, Layout, Score, Segment, Subgoal, Task
+from world_model.model import Chunk, Rollout, WorldModel
+
+ConditionOn = Literal["imagined", "observed"]
+
+
+@dataclass(frozen=True)
+class PlanResult:
+    """One episode: what was asked, imagined and done.
+
+    Attributes:
+        layout: where it began.
+        plan: the validated subgoals.
+        imagined: ``(1 + nF, H, W, 3)`` uint8; the first frame is the camera's.
+        executed: frames, actions and true positions.
+        located: ``(1 + nF, N, 3)`` positions that ``planner.locate`` reads off the imagined frames; NaN
+            where it finds none.
+        score: of the executed episode.
+        imagined_score: of the located positions.
+        errors: per action that could not be carried out, its reason.
+        seconds: per part, this episode's share of the batch's time.
+    """
+
+    layout: Layout
+    plan: tuple[Subgoal, ...]
+    imagined: np.ndarray
+    executed: Episode
+    located: np.ndarray
+    score: Score
+    imagined_score: Score
+    errors: tuple[str, ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Running:
+    """One environment's record while its episode goes on."""
+
+    env: TaskEnv
+    layout: Layout
+    plan: tuple[Subgoal, ...]
+    executed: list[np.ndarray]
+    positions: list[np.ndarray]
+    actions: list[np.ndarray] = field(default_factory=list)
+    imagined: list[np.ndarray] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+
+class Clock:
+    """Seconds per part of the loop."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def part(self, name: str):
+        begin = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin
+
+
+def begin(env: TaskEnv, seed: int, decomposer: Decomposer, instruction: str | None) -> Running:
+    """Reset one environment and decompose its instruction; a given one may need another layout of the
+    seed, in which what it asks for can be asked."""
+    task = env.task
+    layout = task.layout(seed)
+    frame, info = env.reset(seed=seed, options={"layout": layout})
+    plan = tuple(decomposer.decompose(task, instruction or layout.instruction, frame).subgoals)
+    task.check_plan(plan)
+    if instruction is not None:
+        layout = replace(task.layout(seed, task.moves(plan)), instruction=instruction, plan=plan)
+        frame, info = env.reset(seed=seed, options={"layout": layout})
+    return Running(env, layout, plan, [frame], [info["positions"]], imagined=[frame])
+
+
+def execute(running: Running, actions: np.ndarray) -> None:
+    """Carry out ``(F, A)`` actions; one that can't be carried out leaves its reason and changes nothing."""
+    for action in actions:
+        frame, _, _, _, info = running.env.step(action)
+        if info["error"]:
+            running.errors.append(info["error"])
+        running.executed.append(frame)
+        running.positions.append(info["positions"])
+        running.actions.append(np.asarray(action, np.float32))
+
+
+def run_episodes(
+    envs: Sequence[TaskEnv],
+    seeds: Sequence[int],
+    decomposer: Decomposer,
+    world_model: WorldModel,
+    inverse_dynamics: InverseDynamics,
+    locator: CubeLocator,
+    condition_on: ConditionOn = "imagined",
+    instruction: str | None = None,
+    on_chunk: Callable[[int, int], None] | None = None,
+) -> list[PlanResult]:
+    """Run one episode in each environment, in lock-step.
+
+    Args:
+        seeds: one per environment: its layout and every random draw.
+        condition_on: what the next chunk starts from. ``imagined`` latents go straight into the next
+            past and into fast learning, never decoded and encoded again; with ``observed`` the
+            encoded camera frames replace both.
+        instruction: for all episodes; None takes each layout's own.
+        on_chunk: called with (chunks done, chunks in all).
+    """
+    clock = Clock()
+    with clock.part("reset"):
+        running = [begin(e, s, decomposer, instruction) for e, s in zip(envs, seeds, strict=True)]
+    order: list[list[int]] = []
+    for length in sorted({len(r.plan) for r in running}):
+        order.append([i for i, r in enumerate(running) if len(r.plan) == length])
+    total, done = sum(len(running[g[0]].plan) for g in order), 0
+    for group in order:
+        members = [running[i] for i in group]
+        with clock.part("encode"):
+            rollout = world_model.start(np.stack([r.executed[0] for r in members]), [seeds[i] for i in group])
+        for k in range(len(members[0].plan)):
+            rollout = _one_chunk(members, k, rollout, world_model, inverse_dynamics, condition_on, clock)
+            done += 1
+            if on_chunk:
+                on_chunk(done, total)
+    with clock.part("measure"):
+        results = [_result(r, locator) for r in running]
+    share = {name: round(s / len(running), 4) for name, s in clock.seconds.items()}
+    return [replace(r, seconds=share) for r in results]
+
+
+def _one_chunk(
+    members: list[Running],
+    k: int,
+    rollout: Rollout,
+    world_model: WorldModel,
+    inverse_dynamics: InverseDynamics,
+    condition_on: ConditionOn,
+    clock: Clock,
+) -> Rollout:
+    with clock.part("imagine"):
+        rollout, chunk = world_model.imagine(rollout, [r.plan[k] for r in members])
+    with clock.part("inverse_dynamics"):
+        actions = inverse_dynamics.actions(np.concatenate([rollout.frames[:, None], chunk.frames], 1))
+    with clock.part("execute"):
+        for r, a, frames in zip(members, actions, chunk.frames, strict=True):
+            execute(r, a)
+            r.imagined.extend(frames)
+    with clock.part("remember"):
+        return world_model.remember(rollout, chunk, _observed(members, chunk) if condition_on == "observed" else None)
+
+
+def _observed(members: list[Running], chunk: Chunk) -> np.ndarray:
+    """``(B, F, H, W, 3)`` camera frames of the chunk just executed."""
+    count = chunk.frames.shape[1]
+    return np.stack([np.stack(r.executed[-count:]) for r in members])
+
+
+def _result(running: Running, locator: CubeLocator) -> PlanResult:
+    task: Task = running.env.task
+    chunk = (len(running.executed) - 1) // len(running.plan)
+    executed = Episode(
+        np.stack(running.executed),
+        np.stack(running.actions),
+        tuple(Segment(i * chunk, (i + 1) * chunk, s.text) for i, s in enumerate(running.plan)),
+        np.stack(running.positions).astype(np.float32),
+        tuple(running.env.names),
+        {"task": task.name, "env": running.env.name, "seed": running.layout.seed},
+    )
+    score = task.score(executed.positions, task.released(executed), executed.names, running.plan)
+    imagined = np.stack(running.imagined)
+    located, imagined_score = score_located(task, imagined, running, locator)
+    return PlanResult(
+        running.layout, running.plan, imagined, executed, located, score, imagined_score, tuple(running.errors)
+    )
+
+
+def score_located(task: Task, imagined: np.ndarray, running: Running, locator: CubeLocator) -> tuple[np.ndarray, Score]:
+    """Score what the imagined frames show. A cube stands free at the end of a chunk that lets go of it;
+    where it is not found then, it counts as never displaced, or as where it was seen last."""
+    names = task.vocabulary.objects
+    located = locator.locate(imagined)
+    chunk = (len(imagined) - 1) // len(running.plan)
+    released = np.zeros(located.shape[:2], bool)
+    ends = [chunk * (i + 1) for i in range(len(running.plan))]
+    for end, subgoal in zip(ends, running.plan, strict=True):
+        if subgoal.kind != "pick":
+            released[end, names.index(subgoal.object)] = True
+    released &= np.isfinite(located).all(-1)
+    track = located.copy()
+    track[0] = running.layout.starts
+    for t in range(1, len(track)):
+        lost = ~np.isfinite(track[t]).all(-1)
+        track[t, lost] = track[t - 1, lost]
+    last = {s.object: end for end, s in zip(ends, running.plan, strict=True) if s.kind == "return"}
+    for cube, end in last.items():
+        n = names.index(cube)
+        track[end:, n], released[end:, n] = track[end, n], released[end, n]
+    return located, task.score(track, released, names, running.plan)

@@ -1,0 +1,85 @@
+"""Puts the parts together that a configuration names: the wiring, and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from envs.base import TaskEnv
+from inverse_dynamics.model import InverseDynamics
+from planner.decomposer.base import Decomposer
+from planner.locate import CubeLocator
+from tasks import Task
+from tasks.commands import ROOT, CommandError
+from world_model.device import pick_device
+from world_model.model import WorldModel, fingerprint
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything an episode needs, and a line of text that names each."""
+
+    task: Task
+    envs: list[TaskEnv]
+    decomposer: Decomposer
+    world_model: WorldModel
+    inverse_dynamics: InverseDynamics
+    locator: CubeLocator
+    header: dict[str, str]
+
+
+def weights_folder(given: str | None, task: str, part: str) -> Path:
+    """The folder of one model: the given one, or the one shipped for the task.
+
+    ``given`` may also be the folder above, as ``weights/TASK`` is.
+    """
+    folder = Path(given) if given else ROOT / "weights" / task / part
+    if given and (folder / part).is_dir():
+        folder = folder / part
+    if not folder.is_dir():
+        what = "is missing" if given else f"is not shipped for task={task}; train it, then give its folder"
+        raise CommandError(f"{part} weights: {folder} {what}")
+    return folder
+
+
+def assemble(cfg: DictConfig, count: int) -> Parts:
+    """Open every part of ``cfg``; ``count`` environments."""
+    task: Task = hydra.utils.instantiate(cfg.task)
+    make_env = hydra.utils.instantiate(cfg.env)
+    memory = hydra.utils.instantiate(cfg.memory)
+    device = pick_device(cfg.device)
+    model_folder = weights_folder(cfg.weights, task.name, "world_model")
+    reader_folder = weights_folder(cfg.inverse_dynamics, task.name, "inverse_dynamics")
+    world_model = WorldModel.from_pretrained(
+        model_folder,
+        memory,
+        device,
+        sampling_steps=cfg.sampling_steps,
+        guidance=None if cfg.guidance is None else tuple(cfg.guidance),
+        theta_in=None if cfg.theta_in is None else tuple(cfg.theta_in),
+    )
+    if world_model.settings.chunk_frames != task.chunk_frames:
+        raise CommandError(
+            f"{model_folder} makes chunks of {world_model.settings.chunk_frames} frames, task={task.name} needs {task.chunk_frames}"
+        )
+    reader = InverseDynamics.from_pretrained(reader_folder).to(device).eval()
+    envs = [make_env(task=task) for _ in range(count)]
+    header = {
+        "task": f"{task.name} ({task.unit})",
+        "env": envs[0].name,
+        "model": f"{world_model.settings.name}, {world_model.settings.sampling_steps} steps, guidance {list(world_model.settings.guidance)}",
+        "weights": f"{_shown(model_folder)} ({world_model.version})",
+        "memory": memory.name,
+        "inverse dynamics": f"{_shown(reader_folder)} ({fingerprint(reader_folder)})",
+        "decomposer": str(cfg.decomposer["_target_"]).rpartition(".")[2],
+        "device": str(device),
+    }
+    locator = CubeLocator(envs[0].camera, task.vocabulary.objects)
+    return Parts(task, envs, hydra.utils.instantiate(cfg.decomposer), world_model, reader, locator, header)
+
+
+def _shown(folder: Path) -> Path:
+    return folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder

@@ -1,0 +1,120 @@
+"""Finished episodes on disk: one json and one npz each, so that an interrupted run loses none."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from planner.loop import PlanResult
+from planner.statistics import mean_interval, share_interval
+from tasks import Episode, Layout, Score, Segment, Subgoal
+from tasks.files import atomic_path, write_json
+
+ARRAYS = ("imagined", "located")
+
+
+def summary_row(result: PlanResult) -> dict[str, Any]:
+    """What ``result.json`` says of one episode."""
+    return {
+        "seed": result.layout.seed,
+        "instruction": result.layout.instruction,
+        "plan": [s.text for s in result.plan],
+        "executed_distance": result.score.distance,
+        "imagined_distance": result.imagined_score.distance,
+        "displaced": dict(result.score.displaced),
+        "success": result.score.success,
+        "distances": dict(result.score.distances),
+        "imagined_distances": dict(result.imagined_score.distances),
+        "imagined_lost": lost_cubes(result),
+        "errors": list(result.errors),
+        "seconds": result.seconds,
+    }
+
+
+def lost_cubes(result: PlanResult) -> dict[str, bool]:
+    """Per returned cube, whether it is not to be found in the frame that ends its return."""
+    names = result.layout.names
+    chunk = (len(result.imagined) - 1) // len(result.plan)
+    ends = {s.object: chunk * (i + 1) for i, s in enumerate(result.plan) if s.kind == "return"}
+    return {cube: bool(np.isnan(result.located[end, names.index(cube)]).any()) for cube, end in ends.items()}
+
+
+def aggregate(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The figures of a run: executed and imagined distance, displaced, success, cubes lost, seconds."""
+    displaced = [d for r in rows for d in r["displaced"].values()]
+    moved = [r["distances"][c] for r in rows for c, d in r["displaced"].items() if d]
+    lost = [v for r in rows for v in r["imagined_lost"].values()]
+    parts = {p for r in rows for p in r["seconds"]}
+    return {
+        "executed": mean_interval([r["executed_distance"] for r in rows]),
+        "imagined": mean_interval([r["imagined_distance"] for r in rows]),
+        "executed_over_displaced": mean_interval(moved) if moved else None,
+        "displaced": share_interval(displaced),
+        "success": share_interval([r["success"] for r in rows]),
+        "imagined_lost": share_interval(lost),
+        "seconds_per_episode": {p: float(np.mean([r["seconds"].get(p, 0.0) for r in rows])) for p in sorted(parts)},
+    }
+
+
+def save_result(folder: Path, result: PlanResult) -> None:
+    """Write ``SEED.npz`` and then ``SEED.json``, which says that it is complete."""
+    stem = folder / str(result.layout.seed)
+    e = result.executed
+    with atomic_path(stem.with_suffix(".npz")) as temp, open(temp, "wb") as file:
+        np.savez_compressed(
+            file, imagined=result.imagined, located=result.located, frames=e.frames, actions=e.actions, positions=e.positions
+        )
+    record = {
+        "layout": {**_plain_layout(result.layout)},
+        "plan": [asdict(s) for s in result.plan],
+        "names": e.names,
+        "segments": [asdict(s) for s in e.segments],
+        "provenance": e.provenance,
+        "score": asdict(result.score),
+        "imagined_score": asdict(result.imagined_score),
+        "errors": result.errors,
+        "seconds": result.seconds,
+    }
+    write_json(stem.with_suffix(".json"), record)
+
+
+def load_result(folder: Path, seed: int) -> PlanResult | None:
+    """The finished episode of a seed, or None."""
+    import json
+
+    stem = folder / str(seed)
+    if not stem.with_suffix(".json").is_file():
+        return None
+    record = json.loads(stem.with_suffix(".json").read_text())
+    arrays = np.load(stem.with_suffix(".npz"), allow_pickle=False)
+    layout = record["layout"]
+    return PlanResult(
+        Layout(
+            layout["seed"], layout["instruction"], tuple(layout["names"]), np.array(layout["starts"]),
+            tuple(Subgoal(**s) for s in layout["plan"]),
+        ),
+        tuple(Subgoal(**s) for s in record["plan"]),
+        arrays["imagined"],
+        Episode(
+            arrays["frames"], arrays["actions"], tuple(Segment(**s) for s in record["segments"]), arrays["positions"],
+            tuple(record["names"]), record["provenance"],
+        ),
+        arrays["located"],
+        Score(**record["score"]),
+        Score(**record["imagined_score"]),
+        tuple(record["errors"]),
+        record["seconds"],
+    )  # fmt: skip
+
+
+def _plain_layout(layout: Layout) -> dict[str, Any]:
+    return {
+        "seed": layout.seed,
+        "instruction": layout.instruction,
+        "names": list(layout.names),
+        "starts": layout.starts.tolist(),
+        "plan": [asdict(s) for s in layout.plan],
+    }

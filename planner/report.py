@@ -1,0 +1,271 @@
+"""One page a person can open: what was planned, what happened, and how far from the start it ended.
+
+The page holds everything (pictures, clips, style) and asks the network for nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from planner.path_plot import draw_paths
+from planner.report_style import STYLE
+from planner.video import side_by_side, write_gif, write_mp4
+from tasks import Task
+from tasks.camera import Camera
+from tasks.files import write_text
+
+
+class Interval(NamedTuple):
+    """A mean (or share) and its 95% interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The figures of a run over ``n`` episodes; distances in the task's unit, shares in 0 … 1."""
+
+    n: int
+    executed: Interval
+    imagined: Interval | None
+    displaced: float
+    success: Interval
+
+
+@dataclass(frozen=True)
+class EpisodeReport:
+    """One episode, T frames and N things.
+
+    Attributes:
+        seed: of its layout.
+        instruction: what was asked.
+        captions: T texts: the subgoal that each frame carries out (``start`` for the first).
+        imagined: ``(T, H, W, 3)`` uint8 decoded imagined frames.
+        executed: ``(T, H, W, 3)`` uint8 frames of the env.
+        names: of the N things.
+        starts: ``(N, 3)``, in the task's unit.
+        executed_track: ``(T, N, 3)`` true positions.
+        imagined_track: ``(T, N, 3)`` positions read off the imagined frames; NaN where not found.
+        executed_distances: per waypoint of the plan.
+        imagined_distances: per waypoint of the plan; NaN where not found.
+        displaced: whether everything the plan names was moved away.
+        success: as the task scores it.
+        seconds: wall-clock per part, in the order to show.
+        notes: how the decomposer read open words, errors of the env.
+    """
+
+    seed: int
+    instruction: str
+    captions: tuple[str, ...]
+    imagined: np.ndarray
+    executed: np.ndarray
+    names: tuple[str, ...]
+    starts: np.ndarray
+    executed_track: np.ndarray
+    imagined_track: np.ndarray
+    executed_distances: Mapping[str, float]
+    imagined_distances: Mapping[str, float]
+    displaced: bool
+    success: bool
+    seconds: Mapping[str, float]
+    notes: tuple[str, ...] = ()
+
+
+def write_report(
+    run_dir: str | Path,
+    header: Mapping[str, str],
+    summary: Summary,
+    episodes: Sequence[EpisodeReport],
+    camera: Camera,
+    task: Task,
+    places: Mapping[str, np.ndarray] | None = None,
+    media: int = 4,
+    fps: float = 4.0,
+) -> Path:
+    """Write ``report.html``, and beside it ``media/episode_<seed>.mp4``, ``.gif`` and ``_paths.png``.
+
+    Args:
+        run_dir: folder to write to.
+        header: the run's named parts (env, model, memory, …), in order.
+        summary: over all episodes.
+        episodes: all of them; the first ``media`` get clips, never the best ones.
+        camera: that took the executed frames.
+        task: gives unit, tolerance and name.
+        places: named places to draw, ``(2,)`` or ``(3,)``.
+        media: how many episodes get clips.
+        fps: frames a second of the clips.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        ValueError: no episodes.
+    """
+    if not episodes or summary.n < 1:
+        raise ValueError("a report needs at least one episode")
+    run_dir = Path(run_dir)
+    shown = [(e, _make_media(run_dir / "media", e, camera, task, places or {}, fps)) for e in episodes[:media]]
+    body = [
+        f"<header><p class=kicker>{escape(task.name)}</p><h1>{_headline(summary, task)}</h1>"
+        f"<p class=ask>{escape(episodes[0].instruction if len(episodes) == 1 else task.instruction)}</p></header>",
+        _cards(summary, task),
+        _parts(header),
+        *(_episode(e, stem, task) for e, stem in shown),
+        _table(episodes, task, {e.seed for e, _ in shown}),
+    ]
+    title = f"{task.name}: {summary.n} episode{'s' if summary.n != 1 else ''}"
+    page = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body><main>{''.join(body)}</main></body></html>\n"
+    )
+    write_text(run_dir / "report.html", page)
+    return run_dir / "report.html"
+
+
+def length(value: float, unit: str) -> str:
+    """A distance for people: millimetres for metres, else the unit itself; a dash for NaN."""
+    if not np.isfinite(value):
+        return "–"
+    return f"{value * 1000:.0f} mm" if unit == "m" else f"{value:.2f} {unit}"
+
+
+def _make_media(folder: Path, e: EpisodeReport, camera: Camera, task: Task, places: Mapping, fps: float) -> Path:
+    stem = folder / f"episode_{e.seed}"
+    clip = side_by_side(e.imagined, e.executed, e.captions)
+    write_mp4(stem.with_suffix(".mp4"), clip, fps)
+    write_gif(stem.with_suffix(".gif"), clip, fps)
+    draw_paths(f"{stem}_paths.png", camera, e.names, e.starts, e.executed_track, e.imagined_track, places, task.tolerance)
+    return stem
+
+
+# --- pieces of the page ----------------------------------------------------------------------------
+
+
+def _headline(s: Summary, task: Task) -> str:
+    done = round(s.success.mean * s.n)
+    what = "all" if done == s.n and s.n > 1 else f"{done} of {s.n}"
+    return f"{what} episode{'s' if s.n != 1 else ''} succeeded, {length(s.executed.mean, task.unit)} from the start on average"
+
+
+def _cards(s: Summary, task: Task) -> str:
+    def interval(v: Interval) -> str:
+        return f"95% interval {length(v.low, task.unit)} to {length(v.high, task.unit)}"
+
+    share = f"95% interval {s.success.low:.0%} to {s.success.high:.0%}"
+    cards = [
+        ("executed", "Executed distance", length(s.executed.mean, task.unit), interval(s.executed)),
+        ("", "Success", f"{s.success.mean:.0%}", f"back within {length(task.tolerance, task.unit)}; {share}"),
+        ("", "Displaced", f"{s.displaced:.0%}", "of the episodes moved everything away first"),
+    ]
+    if s.imagined:
+        cards.insert(1, ("imagined", "Imagined distance", length(s.imagined.mean, task.unit), interval(s.imagined)))
+    items = "".join(
+        f'<div class="card {kind}"><dt>{name}</dt><dd><strong>{value}</strong><span>{note}</span></dd></div>'
+        for kind, name, value, note in cards
+    )
+    return (
+        f'<section aria-label="Summary"><dl class=cards>{items}</dl>'
+        "<p class=note>Distance: between where a thing started and where it ended, mean over what the plan returns. "
+        "A thing that never left its place is a failure, and counts with the distance it was told to go. "
+        "<b>Executed</b> is the truth in the simulator; <b>imagined</b> is read off the imagined frames. "
+        f"{s.n} episode{'s' if s.n != 1 else ''}.</p></section>"
+    )
+
+
+def _parts(header: Mapping[str, str]) -> str:
+    rows = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(str(v))}</dd></div>" for k, v in header.items())
+    return f"<section><h2>What ran</h2><dl class=parts>{rows}</dl></section>"
+
+
+def _episode(e: EpisodeReport, stem: Path, task: Task) -> str:
+    clip = _data(stem.with_suffix(".mp4").read_bytes(), "video/mp4")
+    plot = _data(Path(f"{stem}_paths.png").read_bytes(), "image/png")
+    ends = _ends(e, task)
+    notes = "".join(f"<li>{escape(n)}</li>" for n in e.notes)
+    return (
+        f'<section class=episode id="episode-{e.seed}"><h2>Episode {e.seed} {_badge(e)}</h2>'
+        f"<blockquote>{escape(e.instruction)}</blockquote><p>{escape(' '.join(ends))}</p>"
+        f'<div class=media><figure><video src="{clip}" controls loop muted autoplay playsinline '
+        f'aria-label="Imagined frames beside executed frames"></video>'
+        "<figcaption>What the model imagined, beside what the robot did.</figcaption></figure>"
+        f'<figure><img src="{plot}" alt="{escape(" ".join(ends), quote=True)}">'
+        "<figcaption>Both paths on the table, as the camera sees them: what is lifted appears further back."
+        "</figcaption></figure></div>"
+        f"{_strip(e)}{f'<ul class=note>{notes}</ul>' if notes else ''}</section>"
+    )
+
+
+def _ends(e: EpisodeReport, task: Task) -> list[str]:
+    told = []
+    for name, distance in e.executed_distances.items():
+        imagined = e.imagined_distances.get(name, float("nan"))
+        dream = f"imagined {length(imagined, task.unit)}" if np.isfinite(imagined) else "lost in the imagination"
+        told.append(f"{name}: {length(distance, task.unit)} from its start ({dream}).")
+    return told
+
+
+def _strip(e: EpisodeReport) -> str:
+    """The first frame and the last one of each subgoal, imagined above executed."""
+    last = len(e.captions) - 1
+    moments = [0] + [t for t in range(1, last + 1) if t == last or e.captions[t + 1] != e.captions[t]]
+    cells = "".join(
+        f'<li><img class="imagined" src="{_png(e.imagined[t])}" alt="imagined frame {t}">'
+        f'<img class="executed" src="{_png(e.executed[t])}" alt="executed frame {t}">'
+        f"<span>{escape(e.captions[t])}</span></li>"
+        for t in moments
+    )
+    return (
+        '<h3>After each subgoal: <b class="imagined">imagined</b> above <b class="executed">executed</b></h3>'
+        f"<ol class=strip>{cells}</ol>"
+    )
+
+
+def _table(episodes: Sequence[EpisodeReport], task: Task, shown: set[int]) -> str:
+    parts = list(dict.fromkeys(part for e in episodes for part in e.seconds))
+    heads = ["seed", "instruction", "imagined", "executed", "displaced", "success", *(f"{p}, s" for p in parts)]
+    rows = []
+    for e in episodes:
+        seed = f'<a href="#episode-{e.seed}">{e.seed}</a>' if e.seed in shown else str(e.seed)
+        cells = [
+            f"<th scope=row>{seed}</th><td>{escape(e.instruction)}</td>",
+            *(f"<td class=n>{length(_mean(d), task.unit)}</td>" for d in (e.imagined_distances, e.executed_distances)),
+            f"<td>{'yes' if e.displaced else 'no'}</td><td>{_badge(e)}</td>",
+            *(f"<td class=n>{e.seconds[p]:.1f}</td>" if p in e.seconds else "<td class=n>–</td>" for p in parts),
+        ]
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    head = "".join(f"<th scope=col>{escape(h)}</th>" for h in heads)
+    return (
+        '<section><h2>All episodes</h2><div class=scroll tabindex=0 role=region aria-label="All episodes">'
+        f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div></section>"
+    )
+
+
+def _mean(distances: Mapping[str, float]) -> float:
+    return float(np.mean(list(distances.values()))) if distances else float("nan")
+
+
+def _badge(e: EpisodeReport) -> str:
+    kind, text = ("ok", "✓ success") if e.success else ("no", "✗ missed") if e.displaced else ("no", "✗ not displaced")
+    return f'<span class="badge {kind}">{text}</span>'
+
+
+def _png(frame: np.ndarray) -> str:
+    file = io.BytesIO()
+    Image.fromarray(frame).save(file, "PNG")
+    return _data(file.getvalue(), "image/png")
+
+
+def _data(content: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -1,0 +1,157 @@
+"""Plans and executes episodes, and reports what was imagined and what happened.
+
+    python -m planner.run task=cube_return episodes=20 seed=0 memory=temp_lora
+
+The same command resumes after the last finished batch; a finished run prints its result again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from planner.loop import PlanResult, run_episodes
+from planner.parts import Parts, assemble
+from planner.records import aggregate, load_result, save_result, summary_row
+from planner.report import EpisodeReport, Interval, Summary, write_report
+from tasks.commands import CommandError, RunDir, integer, main
+from tasks.files import write_json
+
+SEEDS_APART = 10_000  # layouts of different ``seed=`` don't overlap below this many episodes
+
+
+def held_out_seeds(seeds: range, seed: int, episodes: int) -> list[int]:
+    """The layouts of a run: ``episodes`` consecutive held-out seeds, elsewhere for each ``seed``."""
+    if episodes > SEEDS_APART:
+        raise ValueError(f"episodes={episodes}: at most {SEEDS_APART} in one run")
+    first = (seed * SEEDS_APART) % len(seeds)
+    return list(seeds[first : first + episodes])
+
+
+def run_batches(parts: Parts, cfg: DictConfig, seeds: Sequence[int], folder: Path) -> list[PlanResult]:
+    """Run what is not finished yet, in batches; every finished batch is on disk."""
+    todo = [s for s in seeds if load_result(folder, s) is None]
+    chunks = 0
+    with tqdm(total=len(seeds), initial=len(seeds) - len(todo), unit="episode") as bar:
+        for at in range(0, len(todo), cfg.batch_size):
+            batch = todo[at : at + cfg.batch_size]
+
+            def on_chunk(done: int, total: int) -> None:
+                bar.set_postfix_str(f"chunk {done} of {total}")
+
+            results = run_episodes(
+                parts.envs[: len(batch)],
+                batch,
+                parts.decomposer,
+                parts.world_model,
+                parts.inverse_dynamics,
+                parts.locator,
+                cfg.condition_on,
+                cfg.instruction,
+                on_chunk,
+            )
+            for result in results:
+                save_result(folder, result)
+                bar.write(episode_line(result, parts.task.unit))
+            bar.update(len(batch))
+    finished = [load_result(folder, s) for s in seeds]
+    return [r for r in finished if r is not None]
+
+
+def episode_line(result: PlanResult, unit: str) -> str:
+    ends = ", ".join(
+        f"{name} {d:.3f} {unit}" + ("" if result.score.displaced[name] else " (never moved away)")
+        for name, d in result.score.distances.items()
+    )
+    errors = f"; {len(result.errors)} actions refused" if result.errors else ""
+    said = "success" if result.score.success else "missed"
+    return f"seed {result.layout.seed}: {said}: {ends}; imagined {result.imagined_score.distance:.3f} {unit}{errors}"
+
+
+def closing_lines(total: dict[str, Any], unit: str) -> list[str]:
+    """What the command says last."""
+    executed, imagined, moved, success = (total[k] for k in ("executed", "imagined", "displaced", "success"))
+    return [
+        f"distance  executed {executed['mean']:.3f} {unit} [{executed['low']:.3f}, {executed['high']:.3f}]   "
+        f"imagined {imagined['mean']:.3f} {unit} [{imagined['low']:.3f}, {imagined['high']:.3f}]   n={executed['n']}",
+        f"displaced {moved['share']:.0%} of {moved['n']}   "
+        f"success {success['share']:.0%} [{success['low']:.0%}, {success['high']:.0%}] of {success['n']} episodes",
+    ]
+
+
+def report_of(result: PlanResult) -> EpisodeReport:
+    """One episode as the report shows it; imagined positions of the gripper are not read off."""
+    e, plan = result.executed, result.plan
+    chunk = (len(e) - 1) // len(plan)
+    names = result.layout.names
+    return EpisodeReport(
+        seed=result.layout.seed,
+        instruction=result.layout.instruction,
+        captions=("start", *(s.text for s in plan for _ in range(chunk))),
+        imagined=result.imagined,
+        executed=e.frames,
+        names=names,
+        starts=result.layout.starts,
+        executed_track=np.stack([e.position(n) for n in names], 1),
+        imagined_track=result.located,
+        executed_distances=result.score.distances,
+        imagined_distances=result.imagined_score.distances,
+        displaced=all(result.score.displaced.values()),
+        success=result.score.success,
+        seconds=result.seconds,
+        notes=result.errors,
+    )
+
+
+def publish(run_dir: RunDir, parts: Parts, cfg: DictConfig, results: list[PlanResult]) -> dict[str, Any]:
+    """Write ``result.json`` and the report; returns the figures."""
+    rows = [summary_row(r) for r in results]
+    total = aggregate(rows)
+    write_json(run_dir / "result.json", {"parts": parts.header, "summary": total, "episodes": rows})
+
+    def interval(value: dict[str, float] | None) -> Interval:
+        return Interval(value["mean"], value["low"], value["high"]) if value else Interval(np.nan, np.nan, np.nan)
+
+    summary = Summary(
+        n=len(rows),
+        executed=interval(total["executed"]),
+        imagined=interval(total["imagined"]),
+        displaced=total["displaced"]["share"],
+        success=Interval(*(total["success"][k] for k in ("share", "low", "high"))),
+    )
+    reports = [report_of(r) for r in results]
+    write_report(run_dir.path, parts.header, summary, reports, parts.envs[0].camera, parts.task, parts.task.places, cfg.media)
+    return total
+
+
+def run(cfg: DictConfig) -> None:
+    episodes, count = integer(cfg, "episodes", 1), integer(cfg, "batch_size", 1)
+    integer(cfg, "seed", 0), integer(cfg, "media", 0)
+    if cfg.condition_on not in ("imagined", "observed"):
+        raise CommandError(f"condition_on={cfg.condition_on}: expected imagined or observed")
+    run_dir = RunDir.open("run", cfg, ignore=("device",))
+    finished = run_dir / "result.json"
+    if finished.is_file():
+        stored = json.loads(finished.read_text())
+        print("\n".join(f"{k:>16}  {v}" for k, v in stored["parts"].items()))
+        lines = closing_lines(stored["summary"], stored["parts"]["task"].rpartition("(")[2].rstrip(")"))
+        print("\n".join(["finished already (fresh=true runs it again)", *lines, f"report: {run_dir / 'report.html'}"]))
+        return
+    parts = assemble(cfg, min(count, episodes))
+    print("\n".join(f"{k:>16}  {v}" for k, v in parts.header.items()))
+    seeds = held_out_seeds(parts.task.heldout_seeds, cfg.seed, episodes)
+    results = run_batches(parts, cfg, seeds, run_dir / "episodes")
+    total = publish(run_dir, parts, cfg, results)
+    for env in parts.envs:
+        env.close()
+    print("\n".join([*closing_lines(total, parts.task.unit), f"report: {run_dir / 'report.html'}"]))
+
+
+if __name__ == "__main__":
+    main("run", run)

@@ -1,0 +1,305 @@
+"""The world model: frames and subgoals in, imagined chunks out, memory in between (Algorithm 1a).
+
+    rollout = model.start(frames, seeds)
+    rollout, chunk = model.imagine(rollout, subgoals)
+    rollout = model.remember(rollout, chunk)
+
+The model holds no episode: all that an episode needs is in its :class:`Rollout`, a value.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DPMSolverMultistepScheduler, UNet3DConditionModel
+from torch import Tensor, nn
+
+from tasks import Subgoal
+from tasks.files import write_json
+from world_model.autoencoder import FrameAutoencoder
+from world_model.diffusion import Diffusion
+from world_model.memory.adapter import load_theta0, save_theta0
+from world_model.memory.base import AnyMemory
+from world_model.memory.lora import LoraInjector, LoraWeights
+from world_model.memory.none import NoMemory
+from world_model.text import ClipTextEncoder, SentenceEncoder, TextEncoder
+from world_model.training import CheckpointError, generator
+
+SETTINGS, THETA0 = "world_model.json", "theta0.safetensors"
+NOISE_STREAM, MEMORY_STREAM = 1, 2
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the model is used.
+
+    Attributes:
+        name: of the configuration it was trained from.
+        chunk_frames: f_g, new frames a chunk.
+        context_frames: f_p + f_g at most.
+        sampling_steps: of DPM-Solver++.
+        guidance: past and text scales (Appendix C.1: 2 and 5 for ModelScope).
+        theta_in: guidance passes that see the memory's weights.
+    """
+
+    name: str = "modelscope"
+    chunk_frames: int = 16
+    context_frames: int = 32
+    sampling_steps: int = 20
+    guidance: tuple[float, float] = (2.0, 5.0)
+    theta_in: tuple[str, ...] = ("uncond", "past", "text")
+
+    def __post_init__(self) -> None:
+        for field in ("guidance", "theta_in"):
+            object.__setattr__(self, field, tuple(getattr(self, field)))
+        unknown = set(self.theta_in) - {"uncond", "past", "text"}
+        if unknown:
+            raise ValueError(f"theta_in: unknown passes {sorted(unknown)}; have uncond, past, text")
+        if not 1 <= self.chunk_frames < self.context_frames:
+            raise ValueError(f"chunk_frames={self.chunk_frames} must be below context_frames={self.context_frames}")
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """B episodes in progress.
+
+    Attributes:
+        seeds: one per episode; with ``index`` they fix every random draw.
+        index: chunks so far.
+        past: ``(B, f_p, C, h, w)`` clean latents of the last frames.
+        frames: ``(B, H, W, 3)`` uint8, the last frame as decoded or observed.
+        memory: the memory's state.
+    """
+
+    seeds: tuple[int, ...]
+    index: int
+    past: Tensor
+    frames: np.ndarray
+    memory: Any
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What was imagined for one subgoal of each episode.
+
+    Attributes:
+        subgoals: captions, one per episode.
+        latents: ``(B, F, C, h, w)``.
+        frames: ``(B, F, H, W, 3)`` uint8.
+    """
+
+    subgoals: tuple[str, ...]
+    latents: Tensor
+    frames: np.ndarray
+
+
+class WorldModel:
+    """Autoencoder, text encoder, diffusion UNet and a memory."""
+
+    def __init__(
+        self,
+        autoencoder: FrameAutoencoder,
+        text: TextEncoder,
+        unet: UNet3DConditionModel,
+        scheduler: DPMSolverMultistepScheduler,
+        settings: Settings,
+        memory: AnyMemory | None = None,
+        theta0: LoraWeights | None = None,
+        version: str = "untrained",
+    ):
+        self.autoencoder, self.text, self.settings, self.version = autoencoder, text, settings, version
+        self.unet = with_mask_channel(unet, autoencoder.channels)
+        self.diffusion = Diffusion(self.unet, scheduler, text.null)
+        self.use_memory(memory or NoMemory(), theta0)
+
+    def use_memory(self, memory: AnyMemory, theta0: LoraWeights | None = None) -> None:
+        """Attach another memory; its Θ₀ is the given one, else drawn from seed 0."""
+        self.memory, self.theta0 = memory, theta0
+        self.injector = LoraInjector(self.unet, memory.spec) if memory.spec else None
+        if self.injector is not None:
+            self.theta0 = (theta0 or self.injector.initial()).to(self.device)
+        memory.bind(self.injector, self.theta0)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.unet.parameters()).device
+
+    @property
+    def past_frames(self) -> int:
+        """f_p once enough frames were seen."""
+        return self.settings.context_frames - self.settings.chunk_frames
+
+    # --- Algorithm 1a --------------------------------------------------------------------------
+
+    def start(self, frames: np.ndarray, seeds: Sequence[int]) -> Rollout:
+        """Begin B episodes (line 1): encode ``(B, H, W, 3)`` uint8 frames, reset the memory."""
+        if len(frames) != len(seeds):
+            raise ValueError(f"{len(frames)} frames but {len(seeds)} seeds; expected one each")
+        past = self.autoencoder.encode(frames)[:, None]
+        return Rollout(tuple(seeds), 0, past, np.asarray(frames), self.memory.reset(len(seeds)))
+
+    def imagine(
+        self,
+        rollout: Rollout,
+        subgoals: Sequence[Subgoal | str],
+        progress: Callable[[int, int], None] | None = None,
+    ) -> tuple[Rollout, Chunk]:
+        """Imagine the next chunk of each episode (lines 7-8); the rollout stays as it is."""
+        texts = tuple(s if isinstance(s, str) else s.text for s in subgoals)
+        if len(texts) != len(rollout):
+            raise ValueError(f"{len(rollout)} episodes but {len(texts)} subgoals; expected one each")
+        past, tokens = rollout.past, self.text.encode(texts).to(rollout.past)
+        if (extra := self.memory.past(rollout.memory)) is not None:
+            past = torch.cat([extra, past], 1)
+        if (more := self.memory.tokens(rollout.memory)) is not None:
+            tokens = torch.cat([tokens, more], 1)
+        shape = (self.settings.chunk_frames, *rollout.past.shape[2:])
+        noise = torch.stack([torch.randn(shape, generator=g) for g in self._generators(rollout, NOISE_STREAM)])
+        latents = self.diffusion.sample(
+            past,
+            noise.to(past),
+            tokens,
+            self.settings.sampling_steps,
+            self.settings.guidance,
+            lambda passes: self._applied(self.memory.weights(rollout.memory), passes),
+            progress,
+        )
+        return rollout, Chunk(texts, latents, self.decode(latents))
+
+    def remember(self, rollout: Rollout, chunk: Chunk, observed: np.ndarray | None = None) -> Rollout:
+        """Fast learning on input ⊕ output (lines 11-14), then the output becomes the next input (line 5).
+
+        Args:
+            observed: ``(B, F, H, W, 3)`` uint8 that really happened; replaces what was imagined.
+        """
+        new, frames = chunk.latents, chunk.frames
+        if observed is not None:
+            frames = observed
+            new = self.autoencoder.encode(observed.reshape(-1, *observed.shape[2:])).unflatten(0, observed.shape[:2])
+        generators = self._generators(rollout, MEMORY_STREAM)
+        memory = self.memory.update(rollout.memory, self.diffusion, rollout.past, new, generators)
+        past = torch.cat([rollout.past, new], 1)[:, -self.past_frames :]
+        return replace(rollout, index=rollout.index + 1, past=past, frames=frames[:, -1], memory=memory)
+
+    def decode(self, latents: Tensor) -> np.ndarray:
+        """``(B, F, C, h, w)`` to ``(B, F, H, W, 3)`` uint8."""
+        frames = self.autoencoder.decode(latents.flatten(0, 1))
+        return frames.reshape(*latents.shape[:2], *frames.shape[1:])
+
+    def _generators(self, rollout: Rollout, stream: int) -> list[torch.Generator]:
+        return [generator(seed, rollout.index, stream) for seed in rollout.seeds]
+
+    def _applied(self, weights: LoraWeights | None, passes: Sequence[str]) -> AbstractContextManager:
+        if weights is None or self.injector is None:
+            return torch.no_grad()
+        seen = [float(p in self.settings.theta_in) for p in passes]
+        factors = torch.tensor(seen).repeat_interleave(weights.batch).to(self.device)
+        return self.injector.applied(weights.repeat(len(passes)).scaled(factors))
+
+    # --- files ---------------------------------------------------------------------------------
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
+        """Write a diffusers-style folder: unet, vae, scheduler, text, settings and Θ₀."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        copied(self.unet, dtype).save_pretrained(folder / "unet")
+        stored = FrameAutoencoder(
+            copied(self.autoencoder.vae, dtype),
+            self.autoencoder.unshuffle,
+            self.autoencoder.shift.flatten().tolist(),
+            self.autoencoder.scale,
+        )
+        stored.save_pretrained(folder / "vae")
+        self.diffusion.scheduler.save_pretrained(folder / "scheduler")
+        self.text.save_pretrained(folder)
+        if self.theta0 is not None:
+            save_theta0(folder / THETA0, self.theta0)
+        write_json(folder / SETTINGS, asdict(self.settings))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        memory: AnyMemory | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        **changes: Any,
+    ) -> WorldModel:
+        """Open what ``save_pretrained`` wrote, or a ModelScopeT2V folder of diffusers.
+
+        Args:
+            changes: settings to use instead of the stored ones, such as ``sampling_steps``.
+
+        Raises:
+            CheckpointError: a missing, truncated or wrong-shaped file.
+        """
+        folder = Path(folder)
+        if not (folder / "unet").is_dir():
+            raise CheckpointError(f"weights={folder}: no world model there (no unet/); give a folder that pretrain saved")
+        try:
+            unet = UNet3DConditionModel.from_pretrained(folder, subfolder="unet", torch_dtype=dtype, low_cpu_mem_usage=False)
+            autoencoder = FrameAutoencoder.from_pretrained(folder / "vae", dtype)
+            scheduler = DPMSolverMultistepScheduler.from_pretrained(folder, subfolder="scheduler")
+            clip = (folder / "text_encoder").is_dir()
+            text: TextEncoder = ClipTextEncoder.from_pretrained(folder) if clip else SentenceEncoder.from_pretrained(folder)
+            stored = json.loads((folder / SETTINGS).read_text()) if (folder / SETTINGS).is_file() else {}
+            theta0 = load_theta0(folder / THETA0) if (folder / THETA0).is_file() else None
+        except Exception as error:  # the libraries raise many types for a damaged folder
+            reason = " ".join(str(error).split())[:200]
+            raise CheckpointError(f"weights={folder} can't be opened ({type(error).__name__}: {reason})") from None
+        no_dropout(unet).eval().requires_grad_(False).to(device)
+        settings = Settings(**{**stored, **{k: v for k, v in changes.items() if v is not None}})
+        spec = memory.spec if memory else None
+        return cls(autoencoder.to(device), text, unet, scheduler, settings, memory, theta0 if spec else None, fingerprint(folder))
+
+
+def copied(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A detached copy of a diffusers module in another dtype."""
+    twin = type(module).from_config(module.config)
+    twin.load_state_dict(module.state_dict())
+    return twin.to(dtype)
+
+
+def no_dropout(unet: UNet3DConditionModel) -> UNet3DConditionModel:
+    """Switch off the dropout that diffusers' temporal convolutions carry in training."""
+    for module in unet.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return unet
+
+
+def with_mask_channel(unet: UNet3DConditionModel, latent_channels: int) -> UNet3DConditionModel:
+    """Extend ``conv_in`` of a checkpoint without a mask channel by zeros; its output stays the same."""
+    old = unet.conv_in
+    if old.in_channels == latent_channels + 1:
+        return unet
+    if old.in_channels != latent_channels:
+        raise CheckpointError(f"the UNet takes {old.in_channels} channels; expected the latent's {latent_channels}, or one more")
+    new = nn.Conv2d(latent_channels + 1, old.out_channels, old.kernel_size, old.stride, old.padding)
+    new = new.to(old.weight.device, old.weight.dtype)
+    with torch.no_grad():
+        new.weight.zero_()
+        new.weight[:, :latent_channels] = old.weight
+        new.bias.copy_(old.bias)
+    unet.conv_in = new.requires_grad_(old.weight.requires_grad)
+    unet.register_to_config(in_channels=latent_channels + 1)
+    return unet
+
+
+def fingerprint(folder: Path) -> str:
+    """First 8 hex digits of the sha256 over the weights' files."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.safetensors")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:8]
