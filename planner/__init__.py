@@ -1,1 +1,1 @@
-"""The planner: decomposes a task, imagines each subgoal, reads actions off the frames and carries them out."""
+"""The planner: decomposes a task, imagines each subgoal, reads actions off frames, carries them out."""

@@ -52,11 +52,16 @@ class CubeLocator:
     """
 
     def __init__(
-        self, camera: Camera, names: Sequence[str], colours: Sequence[str] | None = None, cube_half: float = 0.025
+        self,
+        camera: Camera,
+        names: Sequence[str],
+        colours: Sequence[str] | None = None,
+        cube_half: float = 0.025,
     ):
         colours = tuple(n.split()[0] for n in names) if colours is None else tuple(colours)
         if len(colours) != len(names) or set(colours) - set(CHANNELS) or len(set(colours)) < len(colours):
-            raise ValueError(f"expected one of {', '.join(CHANNELS)} for each of {list(names)}, got {list(colours)}")
+            known = ", ".join(CHANNELS)
+            raise ValueError(f"expected one of {known} for each of {list(names)}, got {list(colours)}")
         self.camera, self.names, self.cube_half = camera, tuple(names), float(cube_half)
         self._channels = [CHANNELS[c] for c in colours]
         self._fit()
@@ -74,14 +79,17 @@ class CubeLocator:
         frames = np.asarray(frames)
         expected = (self.camera.height, self.camera.width, 3)
         if frames.ndim != 4 or frames.shape[1:] != expected or frames.dtype != np.uint8:
-            raise ValueError(f"expected (T, {expected[0]}, {expected[1]}, 3) uint8 frames, "
-                             f"got {frames.shape} {frames.dtype}")
+            raise ValueError(
+                f"expected (T, {expected[0]}, {expected[1]}, 3) uint8 frames, "
+                f"got {frames.shape} {frames.dtype}"
+            )
         blobs = [[self._blob(frame, c) for c in self._channels] for frame in frames.astype(np.float64)]
         seen = np.array(blobs).reshape(len(frames), len(self.names), 4)
         terms, mass, total = _quadratic((seen[..., :2] - self._mid) / self._span), seen[..., 2], seen[..., 3]
         visible = np.nan_to_num(mass / (terms @ self._to_area)[..., 0])
         found = visible >= LEAST_VISIBLE
-        positions = np.concatenate([terms @ self._to_place, np.full((*mass.shape, 1), self.cube_half)], axis=-1)
+        heights = np.full((*mass.shape, 1), self.cube_half)
+        positions = np.concatenate([terms @ self._to_place, heights], axis=-1)
         share = mass / np.maximum(total, 1e-9)
         return Sighting(
             np.where(found[..., None], positions, np.nan),
@@ -93,7 +101,8 @@ class CubeLocator:
         """Least squares from the outline's centre to the cube's place, and to the outline's area."""
         camera = self.camera
         edge = np.array([[0.5, 0.5], [camera.width - 0.5, camera.height - 0.5]])
-        low, high = (f(camera.unproject_to_height(edge, self.cube_half)[:, :2], axis=0) for f in (np.min, np.max))
+        table = camera.unproject_to_height(edge, self.cube_half)[:, :2]
+        low, high = table.min(0), table.max(0)
         if not np.isfinite([low, high]).all():
             raise ValueError("the camera must look down on the table: its corners see no table")
         places = np.array(list(product(*np.linspace(low, high, 9).T)))

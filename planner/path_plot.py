@@ -44,7 +44,7 @@ def draw_paths(
         names: of the N things.
         starts: ``(N, 3)`` m.
         executed: ``(T, N, 3)`` m, true positions.
-        imagined: ``(T, N, 3)`` m, at the cubes' height on the table, read off the imagined frames; NaN where not found.
+        imagined: ``(T, N, 3)`` m, read off the imagined frames as if on the table; NaN where not found.
         places: named places, ``(2,)`` or ``(3,)`` m.
         tolerance: m around a start that counts as back.
     """
@@ -65,14 +65,23 @@ def draw_paths(
         axes.add_patch(Circle(start, tolerance, facecolor=colour, alpha=0.15, linewidth=0))
         axes.plot(*real.T, color=colour, linewidth=5, alpha=0.35, solid_capstyle="round")
         axes.plot(*dreamt.T, color=colour, linewidth=1.5, linestyle=(0, (3, 2)), marker=".", markersize=5)
-        _square(axes, executed[-1, i, :2] @ axes_of, facecolor=colour, edgecolor="white", alpha=0.55, linewidth=0.8)
+        _square(
+            axes,
+            executed[-1, i, :2] @ axes_of,
+            facecolor=colour,
+            edgecolor="white",
+            alpha=0.55,
+            linewidth=0.8,
+        )
         if np.isfinite(dreamt[-1]).all():
             axes.plot(*dreamt[-1], marker="X", color=colour, markeredgecolor="white", markersize=10, zorder=5)
         gap = float(np.linalg.norm(executed[-1, i] - starts[i])) * 1000
         dream = float(np.linalg.norm(imagined[-1, i, :2] - starts[i, :2])) * 1000
-        ends.append(f"{name}: ends {gap:.0f} mm from its start"
-                    + (f" (imagined {dream:.0f} mm)" if np.isfinite(dream) else " (lost in the imagination)"))
-        _label(axes, f"{name}'s start", start + (0, HALF + 0.012), colour)
+        ends.append(
+            f"{name}: ends {gap:.0f} mm from its start"
+            + (f" (imagined {dream:.0f} mm)" if np.isfinite(dream) else " (lost in the imagination)")
+        )
+        _label(axes, f"{name}'s start", start + np.array([0.0, HALF + 0.012]), colour)
     _finish(axes, ends)
     with atomic_path(path) as temp:
         figure.savefig(temp, format="png")
@@ -83,8 +92,10 @@ def _square(axes: Axes, centre: np.ndarray, **style) -> None:
 
 
 def _label(axes: Axes, text: str, where: np.ndarray, colour: str) -> None:
-    halo = [withStroke(linewidth=2.5, foreground="white")]
-    axes.text(*where, text, ha="center", va="center", color=colour, fontsize=9, path_effects=halo, zorder=6)
+    text_at = axes.text(
+        float(where[0]), float(where[1]), text, ha="center", va="center", color=colour, fontsize=9, zorder=6
+    )
+    text_at.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
 
 
 def _finish(axes: Axes, ends: Sequence[str]) -> None:

@@ -58,8 +58,8 @@ class EpisodeReport:
         executed_track: ``(T, N, 3)`` true positions.
         imagined_track: ``(T, N, 3)`` positions read off the imagined frames; NaN where not found.
         executed_distances: per waypoint of the plan.
-        imagined_distances: per waypoint of the plan; NaN where not found.
-        displaced: whether everything the plan names was moved away.
+        imagined_distances: the same waypoints, as scored on the imagined track.
+        displaced: whether everything the plan returns was moved away first.
         success: as the task scores it.
         seconds: wall-clock per part, in the order to show.
         notes: how the decomposer read open words, errors of the env.
@@ -115,10 +115,13 @@ def write_report(
     if not episodes or summary.n < 1:
         raise ValueError("a report needs at least one episode")
     run_dir = Path(run_dir)
-    shown = [(e, _make_media(run_dir / "media", e, camera, task, places or {}, fps)) for e in episodes[:media]]
+    shown = [
+        (e, _make_media(run_dir / "media", e, camera, task, places or {}, fps)) for e in episodes[:media]
+    ]
+    asked = episodes[0].instruction if len(episodes) == 1 else task.instruction
     body = [
         f"<header><p class=kicker>{escape(task.name)}</p><h1>{_headline(summary, task)}</h1>"
-        f"<p class=ask>{escape(episodes[0].instruction if len(episodes) == 1 else task.instruction)}</p></header>",
+        f"<p class=ask>{escape(asked)}</p></header>",
         _cards(summary, task),
         _parts(header),
         *(_episode(e, stem, task) for e, stem in shown),
@@ -141,12 +144,23 @@ def length(value: float, unit: str) -> str:
     return f"{value * 1000:.0f} mm" if unit == "m" else f"{value:.2f} {unit}"
 
 
-def _make_media(folder: Path, e: EpisodeReport, camera: Camera, task: Task, places: Mapping, fps: float) -> Path:
+def _make_media(
+    folder: Path, e: EpisodeReport, camera: Camera, task: Task, places: Mapping, fps: float
+) -> Path:
     stem = folder / f"episode_{e.seed}"
     clip = side_by_side(e.imagined, e.executed, e.captions)
     write_mp4(stem.with_suffix(".mp4"), clip, fps)
     write_gif(stem.with_suffix(".gif"), clip, fps)
-    draw_paths(f"{stem}_paths.png", camera, e.names, e.starts, e.executed_track, e.imagined_track, places, task.tolerance)
+    draw_paths(
+        f"{stem}_paths.png",
+        camera,
+        e.names,
+        e.starts,
+        e.executed_track,
+        e.imagined_track,
+        places,
+        task.tolerance,
+    )
     return stem
 
 
@@ -156,7 +170,8 @@ def _make_media(folder: Path, e: EpisodeReport, camera: Camera, task: Task, plac
 def _headline(s: Summary, task: Task) -> str:
     done = round(s.success.mean * s.n)
     what = "all" if done == s.n and s.n > 1 else f"{done} of {s.n}"
-    return f"{what} episode{'s' if s.n != 1 else ''} succeeded, {length(s.executed.mean, task.unit)} from the start on average"
+    distance = length(s.executed.mean, task.unit)
+    return f"{what} episode{'s' if s.n != 1 else ''} succeeded, {distance} from the start on average"
 
 
 def _cards(s: Summary, task: Task) -> str:
@@ -167,18 +182,21 @@ def _cards(s: Summary, task: Task) -> str:
     cards = [
         ("executed", "Executed distance", length(s.executed.mean, task.unit), interval(s.executed)),
         ("", "Success", f"{s.success.mean:.0%}", f"back within {length(task.tolerance, task.unit)}; {share}"),
-        ("", "Displaced", f"{s.displaced:.0%}", "of the episodes moved everything away first"),
+        ("", "Displaced", f"{s.displaced:.0%}", "of the things to return were moved away first"),
     ]
     if s.imagined:
-        cards.insert(1, ("imagined", "Imagined distance", length(s.imagined.mean, task.unit), interval(s.imagined)))
+        cards.insert(
+            1, ("imagined", "Imagined distance", length(s.imagined.mean, task.unit), interval(s.imagined))
+        )
     items = "".join(
         f'<div class="card {kind}"><dt>{name}</dt><dd><strong>{value}</strong><span>{note}</span></dd></div>'
         for kind, name, value, note in cards
     )
     return (
         f'<section aria-label="Summary"><dl class=cards>{items}</dl>'
-        "<p class=note>Distance: between where a thing started and where it ended, mean over what the plan returns. "
-        "A thing that never left its place is a failure, and counts with the distance it was told to go. "
+        "<p class=note>Distance: between where a thing started and where it ended, mean over what the plan "
+        "returns. A thing that never left its place, or is lost, is a failure and counts with the distance "
+        "it was told to go. "
         "<b>Executed</b> is the truth in the simulator; <b>imagined</b> is read off the imagined frames. "
         f"{s.n} episode{'s' if s.n != 1 else ''}.</p></section>"
     )
@@ -208,12 +226,19 @@ def _episode(e: EpisodeReport, stem: Path, task: Task) -> str:
 
 
 def _ends(e: EpisodeReport, task: Task) -> list[str]:
-    told = []
-    for name, distance in e.executed_distances.items():
-        imagined = e.imagined_distances.get(name, float("nan"))
-        dream = f"imagined {length(imagined, task.unit)}" if np.isfinite(imagined) else "lost in the imagination"
-        told.append(f"{name}: {length(distance, task.unit)} from its start ({dream}).")
-    return told
+    """Where each returned thing ended; says so where the score counts another distance than that."""
+
+    def said(name: str, track: np.ndarray, counted: float) -> str:
+        gap = float(np.linalg.norm(track[-1, e.names.index(name)] - e.starts[e.names.index(name)]))
+        where = f"ends {length(gap, task.unit)} from its start" if np.isfinite(gap) else "lost at the end"
+        same = abs(counted - gap) <= 0.1 * task.tolerance
+        return where if same else f"{where}, counts as {length(counted, task.unit)}"
+
+    return [
+        f"{name}: {said(name, e.executed_track, counted)} "
+        f"(imagined: {said(name, e.imagined_track, e.imagined_distances[name])})."
+        for name, counted in e.executed_distances.items()
+    ]
 
 
 def _strip(e: EpisodeReport) -> str:
@@ -234,15 +259,29 @@ def _strip(e: EpisodeReport) -> str:
 
 def _table(episodes: Sequence[EpisodeReport], task: Task, shown: set[int]) -> str:
     parts = list(dict.fromkeys(part for e in episodes for part in e.seconds))
-    heads = ["seed", "instruction", "imagined", "executed", "displaced", "success", *(f"{p}, s" for p in parts)]
+    heads = [
+        "seed",
+        "instruction",
+        "imagined",
+        "executed",
+        "displaced",
+        "success",
+        *(f"{p}, s" for p in parts),
+    ]
     rows = []
     for e in episodes:
         seed = f'<a href="#episode-{e.seed}">{e.seed}</a>' if e.seed in shown else str(e.seed)
         cells = [
             f"<th scope=row>{seed}</th><td>{escape(e.instruction)}</td>",
-            *(f"<td class=n>{length(_mean(d), task.unit)}</td>" for d in (e.imagined_distances, e.executed_distances)),
+            *(
+                f"<td class=n>{length(_mean(d), task.unit)}</td>"
+                for d in (e.imagined_distances, e.executed_distances)
+            ),
             f"<td>{'yes' if e.displaced else 'no'}</td><td>{_badge(e)}</td>",
-            *(f"<td class=n>{e.seconds[p]:.1f}</td>" if p in e.seconds else "<td class=n>–</td>" for p in parts),
+            *(
+                f"<td class=n>{e.seconds[p]:.1f}</td>" if p in e.seconds else "<td class=n>–</td>"
+                for p in parts
+            ),
         ]
         rows.append(f"<tr>{''.join(cells)}</tr>")
     head = "".join(f"<th scope=col>{escape(h)}</th>" for h in heads)
@@ -257,7 +296,9 @@ def _mean(distances: Mapping[str, float]) -> float:
 
 
 def _badge(e: EpisodeReport) -> str:
-    kind, text = ("ok", "✓ success") if e.success else ("no", "✗ missed") if e.displaced else ("no", "✗ not displaced")
+    kind, text = (
+        ("ok", "✓ success") if e.success else ("no", "✗ missed") if e.displaced else ("no", "✗ not displaced")
+    )
     return f'<span class="badge {kind}">{text}</span>'
 
 

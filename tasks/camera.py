@@ -29,12 +29,18 @@ class Camera:
     def __post_init__(self) -> None:
         position, rotation = np.array(self.position, np.float64), np.array(self.rotation, np.float64)
         if position.shape != (3,) or rotation.shape != (3, 3):
-            raise ValueError(f"expected position (3,) and rotation (3, 3), got {position.shape} and {rotation.shape}")
+            raise ValueError(
+                f"expected position (3,) and rotation (3, 3), got {position.shape} and {rotation.shape}"
+            )
         if not np.allclose(rotation.T @ rotation, np.eye(3), atol=1e-5) or np.linalg.det(rotation) < 0:
-            raise ValueError("rotation must be a rotation matrix: orthonormal columns right, up, back = right × up")
+            raise ValueError(
+                "rotation must be a rotation matrix: orthonormal columns right, up, back = right × up"
+            )
         if not 0 < self.fovy < 180 or self.height < 1 or self.width < 1:
-            raise ValueError(f"expected 0 < fovy < 180 degrees and a picture of at least 1 × 1 px, "
-                             f"got fovy={self.fovy}, height={self.height}, width={self.width}")
+            raise ValueError(
+                f"expected 0 < fovy < 180 degrees and a picture of at least 1 × 1 px, "
+                f"got fovy={self.fovy}, height={self.height}, width={self.width}"
+            )
         position.flags.writeable = rotation.flags.writeable = False
         object.__setattr__(self, "position", position)
         object.__setattr__(self, "rotation", rotation)
@@ -56,14 +62,14 @@ class Camera:
         local = (np.asarray(points, np.float64) - self.position) @ self.rotation
         depth = np.where(local[..., 2:] < 0, -local[..., 2:], np.nan)
         right_down = local[..., :2] * (self.focal, -self.focal) / depth
-        return right_down + (self.width / 2, self.height / 2)
+        return right_down + np.array([self.width / 2, self.height / 2])
 
     def unproject_to_height(self, pixels: np.ndarray, z: float | np.ndarray) -> np.ndarray:
         """``(…, 2)`` px to the ``(…, 3)`` points, m, of their lines of sight at world height ``z`` (m).
 
         ``z`` is a number or ``(…,)``. Lines of sight that never reach that height become NaN.
         """
-        centred = np.asarray(pixels, np.float64) - (self.width / 2, self.height / 2)
+        centred = np.asarray(pixels, np.float64) - np.array([self.width / 2, self.height / 2])
         local = np.concatenate([centred * (1, -1), np.full((*centred.shape[:-1], 1), -self.focal)], axis=-1)
         ray = local @ self.rotation.T
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -74,7 +80,3 @@ class Camera:
     def metres_per_pixel(self, point: np.ndarray) -> np.ndarray:
         """``(…,)`` m that one pixel spans, across the line of sight, at ``(…, 3)`` points."""
         return self.depth(point) / self.focal
-
-    def resized(self, height: int) -> Camera:
-        """The same view in a picture of another height, px; the width keeps the aspect."""
-        return Camera(self.position, self.rotation, self.fovy, height, round(self.width * height / self.height))

@@ -52,7 +52,8 @@ def test_a_bigger_picture_scales_pixels() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"rotation": np.diag([1.0, 1.0, -1.0])}, {"position": np.zeros(2)}, {"fovy": 180.0}, {"width": 0}]
+    "change",
+    [{"rotation": np.diag([1.0, 1.0, -1.0])}, {"position": np.zeros(2)}, {"fovy": 180.0}, {"width": 0}],
 )
 def test_refuses_what_is_no_camera(change: dict) -> None:
     good = {"position": np.zeros(3), "rotation": np.eye(3), "fovy": 40.0, "height": 8, "width": 8}

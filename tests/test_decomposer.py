@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - one instruction a line
 """The scripted decomposer: what it reads, what it refuses, and that it never reads half a sentence."""
 
 from __future__ import annotations
@@ -6,6 +7,7 @@ import hydra
 import pytest
 from omegaconf import OmegaConf
 
+from planner.decomposer.grammar import tokenize
 from planner.decomposer.scripted import ScriptedDecomposer
 from tasks import PlanError, Subgoal
 from tasks.cube_return import CubeReturn
@@ -20,7 +22,10 @@ def plan(text: str, task: CubeReturn = TASK) -> tuple[Subgoal, ...]:
     for word in text.split():
         cube, sign, place = word.partition(">")
         cube = f"{cube.rstrip('<')} cube"
-        steps += [task.subgoal("pick", cube), task.subgoal("put", cube, place) if sign else task.subgoal("return", cube)]
+        steps += [
+            task.subgoal("pick", cube),
+            task.subgoal("put", cube, place) if sign else task.subgoal("return", cube),
+        ]
     return tuple(steps)
 
 
@@ -206,7 +211,7 @@ def test_one_word_too_many_anywhere_is_never_skipped(extra: str) -> None:
 
 def test_every_content_word_counts() -> None:
     """Leaving out or doubling a word that carries content never gives another plan silently."""
-    base = "move the red cube to the left and the blue cube to the back then return both".split()
+    base = list(tokenize("move the red cube to the left and the blue cube to the back then return both"))
     for i, word in enumerate(base):
         for changed in (base[:i] + base[i + 1 :], [*base[: i + 1], word, *base[i + 1 :]]):
             try:
@@ -222,7 +227,9 @@ def test_three_cubes_and_one_cube() -> None:
     expected = plan("red>left green>right blue>front blue< green< red<", three)
     assert ScriptedDecomposer().decompose(three, text, None).subgoals == expected
     with pytest.raises(PlanError, match="'both' does not fit"):
-        ScriptedDecomposer().decompose(three, "move both cubes: red to the left, blue to the right. return both", None)
+        ScriptedDecomposer().decompose(
+            three, "move both cubes: red to the left, blue to the right. return both", None
+        )
     text = "move the cube to the left, then return it"
     assert ScriptedDecomposer().decompose(one, text, None).subgoals == plan("green>left green<", one)
 

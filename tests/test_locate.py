@@ -110,7 +110,8 @@ def test_the_simulators_frames_within_five_millimetres() -> None:
     finally:
         env.close()
     locator = CubeLocator(env.camera, env.task.vocabulary.objects)
-    errors = errors_mm(locator.locate(np.array([f for f, _ in seen])), np.array([i["positions"][:2] for _, i in seen]))
+    true = np.array([info["positions"][:2] for _, info in seen])
+    errors = errors_mm(locator.locate(np.array([frame for frame, _ in seen])), true)
     assert errors.max() < 5 and np.median(errors) < 2
 
 

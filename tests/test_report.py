@@ -21,7 +21,8 @@ from tasks.cube_return import PLACES, CubeReturn
 TASK = CubeReturn()
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 HEADER = {"env": "tabletop", "model": "tiny", "memory": "temp_lora <rank 32>", "decomposer": "scripted"}
-SUMMARY = Summary(3, Interval(0.0132, 0.0051, 0.0223), Interval(0.021, 0.01, 0.03), 1.0, Interval(2 / 3, 0.09, 0.99))
+EXECUTED, IMAGINED = Interval(0.0132, 0.0051, 0.0223), Interval(0.021, 0.01, 0.03)
+SUMMARY = Summary(3, EXECUTED, IMAGINED, 1.0, Interval(2 / 3, 0.09, 0.99))
 
 
 class Page(HTMLParser):
@@ -63,13 +64,15 @@ def episode(seed: int, **changes) -> EpisodeReport:
     frames = 1 + TASK.chunk_frames * len(layout.plan)
     rng = np.random.default_rng(seed)
     track = np.repeat(layout.starts[None], frames, 0) + rng.normal(0, 0.01, (frames, 2, 3)).cumsum(0)
-    dreamt = track + 0.004
+    track[0], track[-1] = layout.starts, layout.starts + np.array([0.012, 0, 0])
+    dreamt = track.copy()
+    dreamt[-1] = layout.starts + np.array([0, 0.009, 0])
     dreamt[3:5, 0] = np.nan
     captions = ("start", *(s.text for s in layout.plan for _ in range(TASK.chunk_frames)))
     moved = TASK.moves(layout.plan)
     good = EpisodeReport(
         seed, layout.instruction, captions,
-        rng.integers(0, 256, (frames, 64, 64, 3), np.uint8), rng.integers(0, 256, (frames, 64, 64, 3), np.uint8),
+        *rng.integers(0, 256, (2, frames, 64, 64, 3), np.uint8),
         layout.names, layout.starts, track, dreamt, dict.fromkeys(moved, 0.012), dict.fromkeys(moved, 0.009),
         True, True, {"imagine": 12.34, "simulate": 1.0},
     )  # fmt: skip
@@ -82,9 +85,9 @@ def test_a_page_has_both_clips_and_the_caption() -> None:
     clip = side_by_side(imagined, executed, ["start", "pick up the red cube", "x" * 300], scale=4)
     assert clip.dtype == np.uint8 and clip.shape[0] == 3
     assert clip.shape[1] % 2 == 0 and clip.shape[2] % 2 == 0
-    left = np.argwhere((clip[0] == SIDES[0][1]).all(-1) & (np.arange(clip.shape[1])[:, None] > 66)).min(0)[1] + 2
-    right = np.argwhere((clip[0] == SIDES[1][1]).all(-1) & (np.arange(clip.shape[1])[:, None] > 66)).min(0)[1] + 2
-    top = np.flatnonzero((clip[0, :, left + 9] == SIDES[0][1]).all(-1)).min() + 2
+    row = clip[0, clip.shape[1] // 2]  # a row through both pictures: their frames begin 2 px before them
+    left, right = (int(np.flatnonzero((row == colour).all(-1))[0]) + 2 for _, colour in SIDES)
+    top = int(np.flatnonzero((clip[0, :, left + 200] == SIDES[0][1]).all(-1))[0]) + 2
     for start, frames in ((left, imagined), (right, executed)):
         np.testing.assert_array_equal(clip[:, top : top + 256 : 4, start : start + 256 : 4], frames)
     assert (clip[0, :40] != clip[1, :40]).any()
@@ -99,7 +102,8 @@ def test_refuses_clips_that_do_not_match() -> None:
 
 
 def test_mp4_and_gif_open_again(tmp_path: Path) -> None:
-    clip = np.repeat(np.arange(0, 250, 25, np.uint8)[:, None, None, None], 3, -1) * np.ones((1, 48, 64, 1), np.uint8)
+    grey = np.arange(0, 250, 25, np.uint8)[:, None, None, None]
+    clip = np.broadcast_to(grey, (10, 48, 64, 3)).copy()
     write_mp4(tmp_path / "a.mp4", clip, fps=4)
     write_gif(tmp_path / "a.gif", clip, fps=4)
     reader = imageio_ffmpeg.read_frames(str(tmp_path / "a.mp4"))
@@ -119,7 +123,7 @@ def test_report_is_whole_and_self_contained(tmp_path: Path, camera: Camera) -> N
     episodes = [
         episode(1_000_000, instruction="Move the <red> cube & return it", notes=("'it' is the red cube",)),
         episode(1_000_001, success=False),
-        episode(1_000_002, success=False, displaced=False, imagined_distances={"red cube": float("nan")}),
+        episode(1_000_002, success=False, displaced=False, executed_distances={"red cube": 0.15}),
     ]
     places = {name: TASK.place(name) for name in PLACES}
     path = write_report(tmp_path, HEADER, SUMMARY, episodes, camera, TASK, places, media=1)
@@ -138,8 +142,10 @@ def test_report_is_whole_and_self_contained(tmp_path: Path, camera: Camera) -> N
     ]  # fmt: skip
     # what a person looks for
     for words in ("2 of 3 episodes succeeded", "13 mm", "95% interval 5 mm to 22 mm", "temp_lora <rank 32>",
-                  "Move the <red> cube & return it", "✓ success", "✗ missed", "✗ not displaced", "imagine, s", "12.3",
-                  "'it' is the red cube", "red cube: 12 mm from its start", "pick up the"):  # fmt: skip
+                  "Move the <red> cube & return it", "✓ success", "✗ missed", "✗ not displaced",
+                  "imagine, s", "12.3",
+                  "'it' is the red cube", "ends 12 mm from its start (imagined: ends 9 mm",
+                  "pick up the"):  # fmt: skip
         assert words in page.text, words
     assert len(page.all("tr")) == 1 + len(episodes)
     with Image.open(tmp_path / "media/episode_1000000_paths.png") as plot:
@@ -152,6 +158,23 @@ def test_the_filmstrip_shows_start_and_the_end_of_each_subgoal(tmp_path: Path, c
     strip = [a for a in page.all("img") if a.get("class") in ("imagined", "executed")]
     moments = [0, *range(TASK.chunk_frames, len(one.captions), TASK.chunk_frames)]
     assert [a["alt"] for a in strip] == [f"{s} frame {t}" for t in moments for s in ("imagined", "executed")]
+
+
+def test_says_when_the_score_counts_more_than_the_gap(tmp_path: Path, camera: Camera) -> None:
+    one = episode(1_000_002)
+    [cube] = one.executed_distances
+    lost = one.imagined_track.copy()
+    lost[-1] = np.nan
+    one = replace(
+        one,
+        executed_distances={cube: 0.15},
+        imagined_track=lost,
+        imagined_distances={cube: 0.16},
+        displaced=False,
+        success=False,
+    )
+    text = Page(write_report(tmp_path, HEADER, SUMMARY, [one], camera, TASK).read_text()).text
+    assert "ends 12 mm from its start, counts as 150 mm (imagined: lost at the end, counts as 160 mm)" in text
 
 
 def test_units_are_said_once_and_right() -> None:

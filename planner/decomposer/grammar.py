@@ -21,9 +21,11 @@ def tokenize(text: str) -> Words:
 
 def phrases(values: Mapping[str, str] | str) -> dict[Words, str]:
     """``"put|put down"`` or ``{value: "phrase|phrase"}`` to ``{words: value}``."""
-    table = {text: text for text in values.split("|")} if isinstance(values, str) else {
-        text: value for value, texts in values.items() for text in texts.split("|")
-    }
+    table = (
+        {text: text for text in values.split("|")}
+        if isinstance(values, str)
+        else {text: value for value, texts in values.items() for text in texts.split("|")}
+    )
     return {tokenize(text): value for text, value in table.items()}
 
 

@@ -1,0 +1,144 @@
+"""The planning table: every row on the same held-out layouts (the paper's Table 2), and its instruments.
+
+    python -m planner.evaluate task=cube_return episodes=50
+
+Each finished row lies in the run directory; interrupted, the same command goes on. Results go to
+``benchmarks/results/planning_<task>.json`` and, generated from it, ``docs/results.md``.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+from tqdm import tqdm
+
+from planner.baselines import constant_guess, do_nothing, expert_episode, rows_of, true_frames
+from planner.instruments import autoencoded, locating_error, next_chunk_error, reading_error
+from planner.parts import Parts, assemble
+from planner.records import aggregate, summary_row
+from planner.run import held_out_seeds, run_batches
+from planner.statistics import mean_interval, share_interval
+from tasks import Score
+from tasks.commands import ROOT, OptionError, RunDir, integer, main
+from tasks.files import write_json
+
+MODEL_ROWS = {
+    "no_memory": ("none", "imagined"),
+    "no_memory_observed": ("none", "observed"),
+    "temp_lora_no_loop": ("temp_lora", "imagined"),
+    "temp_lora_no_loop_observed": ("temp_lora", "observed"),
+}
+BASELINES = ("do_nothing", "constant_guess", "true_frames")
+
+
+def baseline_row(name: str, parts: Parts, seeds: Sequence[int]) -> dict[str, Any]:
+    """One row without a world model."""
+    layouts = [parts.task.layout(s) for s in seeds]
+    env = parts.envs[0]
+    ways: dict[str, Callable[[Any], Score]] = {
+        "do_nothing": lambda layout: do_nothing(parts.task, layout),
+        "constant_guess": lambda layout: constant_guess(parts.task, layout),
+        "true_frames": lambda layout: true_frames(env, layout, expert_episode(env, layout), parts.inverse_dynamics),
+    }
+    rows = rows_of([ways[name](layout) for layout in tqdm(layouts, desc=name, unit="episode")], seeds)
+    return {
+        "executed": mean_interval([r["executed_distance"] for r in rows]),
+        "imagined": None,
+        "displaced": share_interval([d for r in rows for d in r["displaced"].values()]),
+        "success": share_interval([r["success"] for r in rows]),
+        "episodes": rows,
+    }
+
+
+def model_row(name: str, cfg: DictConfig, seeds: Sequence[int], run_dir: RunDir) -> dict[str, Any]:
+    """One row with the world model, resumed after its last finished batch."""
+    memory, condition_on = MODEL_ROWS[name]
+    row_cfg = cfg.copy()
+    with open_dict(row_cfg):
+        row_cfg.memory, row_cfg.condition_on, row_cfg.instruction = cfg.memories[memory], condition_on, None
+        if memory == "temp_lora":
+            row_cfg.memory.measure_effect = True
+    parts = assemble(row_cfg, min(cfg.batch_size, len(seeds)))
+    results = run_batches(parts, row_cfg, seeds, run_dir / "rows" / name)
+    rows = [summary_row(r) for r in results]
+    for env in parts.envs:
+        env.close()
+    return {**aggregate(rows), "condition_on": condition_on, "parts": parts.header, "episodes": rows}
+
+
+def instruments(parts: Parts, seeds: Sequence[int], chunks: int) -> dict[str, Any]:
+    """The instruments' own errors on expert episodes of held-out layouts, true and autoencoded frames."""
+    episodes, plans = [], []
+    for seed in tqdm(seeds[:20], desc="instruments", unit="episode"):
+        layout = parts.task.layout(seed)
+        episodes.append(expert_episode(parts.envs[0], layout))
+        plans.append(layout.plan)
+    shown = {"true": [e.frames for e in episodes]}
+    shown["autoencoded"] = [autoencoded(parts.world_model, f) for f in shown["true"]]
+    return {
+        "inverse_dynamics": {k: reading_error(parts.inverse_dynamics, episodes, f) for k, f in shown.items()},
+        "locate": {k: locating_error(parts.locator, episodes, f) for k, f in shown.items()},
+        "next_chunk": next_chunk_error(parts.world_model, parts.locator, episodes, plans, chunks),
+    }
+
+
+def provenance(parts: Parts, cfg: DictConfig) -> dict[str, Any]:
+    """What a figure needs beside it: commit, hardware, seeds, the command."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    return {
+        "commit": commit.stdout.strip() or "unknown",
+        "hardware": f"{platform.machine()}, {parts.header['device']}",
+        "command": f"python -m planner.evaluate {' '.join(sys.argv[1:])}".strip(),
+        "episodes": cfg.episodes,
+        "seed": cfg.seed,
+        "parts": parts.header,
+    }
+
+
+def run(cfg: DictConfig) -> None:
+    episodes = integer(cfg, "episodes", 1)
+    integer(cfg, "batch_size", 1), integer(cfg, "chunks", 1), integer(cfg, "seed", 0)
+    rows = list(cfg.rows)
+    unknown = [r for r in rows if r not in (*BASELINES, *MODEL_ROWS)]
+    if unknown or not rows:
+        raise OptionError(f"rows={rows}: have {', '.join((*BASELINES, *MODEL_ROWS))}")
+    run_dir = RunDir.open("evaluate", cfg, ignore=("device", "rows", "results", "chunks"))
+    with open_dict(cfg):
+        cfg.memory, cfg.condition_on, cfg.instruction = cfg.memories.none, "imagined", None
+    parts = assemble(cfg, 1)
+    seeds = held_out_seeds(parts.task.heldout_seeds, cfg.seed, episodes)
+    for name in rows:
+        path = run_dir / "finished" / f"{name}.json"
+        if not path.is_file():
+            print(f"row {name}")
+            row = baseline_row(name, parts, seeds) if name in BASELINES else model_row(name, cfg, seeds, run_dir)
+            write_json(path, row)
+    measured = run_dir / "instruments.json"
+    if not measured.is_file():
+        write_json(measured, instruments(parts, seeds, cfg.chunks))
+    found = {n: run_dir / "finished" / f"{n}.json" for n in (*BASELINES, *MODEL_ROWS)}
+    table = {n: json.loads(p.read_text()) for n, p in found.items() if p.is_file()}
+    result = {
+        "task": parts.task.name,
+        "unit": parts.task.unit,
+        "provenance": provenance(parts, cfg),
+        "instruments": json.loads(measured.read_text()),
+        "rows": table,
+    }
+    target = ROOT / OmegaConf.select(cfg, "results") / f"planning_{parts.task.name}.json"
+    write_json(target, result)
+    from planner.results import write_results
+
+    page = write_results(ROOT / cfg.results, ROOT / "docs" / "results.md")
+    print(page.read_text())
+    print(f"{target}\n{page}")
+
+
+if __name__ == "__main__":
+    main("evaluate", run)

@@ -1,0 +1,118 @@
+"""Generates ``docs/results.md`` from ``benchmarks/results/*.json``; nothing in it is typed by hand.
+
+    python -m planner.results
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tasks.commands import ROOT
+from tasks.files import write_text
+
+NAMES = {
+    "do_nothing": "do nothing (computed)",
+    "constant_guess": "constant guess, flawless hands (computed)",
+    "true_frames": "ceiling: true frames → inverse dynamics → env",
+    "no_memory": "`memory=none`, `condition_on=imagined`",
+    "no_memory_observed": "`memory=none`, `condition_on=observed`",
+    "temp_lora_no_loop": "`memory=temp_lora` without the loop, `condition_on=imagined`",
+    "temp_lora_no_loop_observed": "`memory=temp_lora` without the loop, `condition_on=observed`",
+}
+
+
+def _interval(value: dict[str, float] | None, key: str = "mean", form: str = ".3f") -> str:
+    if value is None:
+        return "–"
+    return f"{value[key]:{form}} [{value['low']:{form}}, {value['high']:{form}}]"
+
+
+def planning_table(result: dict[str, Any]) -> str:
+    unit = result["unit"]
+    lines = [
+        f"| row | executed distance, {unit} | over displaced, {unit} | displaced | success | imagined distance, {unit} | cubes lost in the imagined end | n |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, row in result["rows"].items():
+        lost = row.get("imagined_lost")
+        lines.append(
+            f"| {NAMES[name]} | {_interval(row['executed'])} | {_interval(row.get('executed_over_displaced'))} "
+            f"| {_interval(row['displaced'], 'share', '.0%')} | {_interval(row['success'], 'share', '.0%')} "
+            f"| {_interval(row['imagined'])} | {_interval(lost, 'share', '.0%')} | {row['executed']['n']} |"
+        )
+    return "\n".join(lines)
+
+
+def seconds_table(result: dict[str, Any]) -> str:
+    rows = {n: r["seconds_per_episode"] for n, r in result["rows"].items() if "seconds_per_episode" in r}
+    parts = sorted({p for r in rows.values() for p in r})
+    lines = ["| row | " + " | ".join(parts) + " | all |", "|---" * (len(parts) + 2) + "|"]
+    for name, seconds in rows.items():
+        cells = " | ".join(f"{seconds.get(p, 0.0):.2f}" for p in parts)
+        lines.append(f"| {NAMES[name]} | {cells} | {sum(seconds.values()):.2f} |")
+    return "\n".join(lines)
+
+
+def instruments_table(result: dict[str, Any]) -> str:
+    measured = result["instruments"]
+    lines = ["| instrument | frames | median, mm | mean, mm | 90%, mm | else | n |", "|---|---|---|---|---|---|---|"]
+    for name, label in (("inverse_dynamics", "inverse dynamics, gripper pose"), ("locate", "`planner.locate`, cube")):
+        for frames, m in measured[name].items():
+            other = f"gripper {m['gripper']:.2%}" if "gripper" in m else f"not found {m['lost']:.1%}"
+            lines.append(
+                f"| {label} | {frames} | {m['median_mm']:.1f} | {m['mean_mm']:.1f} | {m['p90_mm']:.1f} | {other} | {m['n']} |"
+            )
+    return "\n".join(lines)
+
+
+def next_chunk_table(result: dict[str, Any]) -> str:
+    lines = ["| next chunk from true past frames | PSNR, dB | cube put down, median | not found | cube returned, median | not found | chunks |", "|---|---|---|---|---|---|---|"]
+    for name, m in result["instruments"]["next_chunk"].items():
+        cells = []
+        for kind in ("put", "return"):
+            if f"{kind}_n" in m:
+                cells += [f"{m[f'{kind}_median_px']:.1f} px, {m[f'{kind}_median_mm']:.0f} mm", f"{m[f'{kind}_lost']:.0%} of {m[f'{kind}_n']}"]
+            else:
+                cells += ["–", "–"]
+        label = {"imagined": "imagined", "copied": "the last frame copied"}[name]
+        lines.append(f"| {label} | {m['psnr']:.1f} | {' | '.join(cells)} | {m['chunks']} |")
+    return "\n".join(lines)
+
+
+def section(result: dict[str, Any]) -> str:
+    p = result["provenance"]
+    parts = "; ".join(f"{k}: {v}" for k, v in p["parts"].items() if k not in ("memory",))
+    return f"""## {result["task"]}
+
+`{p["command"]}`; commit {p["commit"]}; {p["hardware"]}; {p["episodes"]} held-out layouts, seed {p["seed"]}, the
+same in every row; one training seed. {parts}.
+
+Distances are the mean over the cubes that the plan returns; a cube that never was 5 cm away and let go counts with
+the outward way it was told to go. Intervals: 95%, bootstrap over episodes for means, Clopper-Pearson for shares.
+
+{planning_table(result)}
+
+The instruments, on expert episodes of held-out layouts:
+
+{instruments_table(result)}
+
+{next_chunk_table(result)}
+
+Seconds per episode and part, episodes in lock-step, model loading left out:
+
+{seconds_table(result)}
+"""
+
+
+def write_results(results: Path, page: Path) -> Path:
+    """Write the page from every ``planning_*.json`` in a folder; returns the page."""
+    texts = [section(json.loads(path.read_text())) for path in sorted(results.glob("planning_*.json"))]
+    head = "# Results\n\nGenerated by `python -m planner.results` from `benchmarks/results/`; do not edit.\n\n"
+    write_text(page, head + "\n".join(texts))
+    return page
+
+
+if __name__ == "__main__":
+    print(write_results(ROOT / "benchmarks" / "results", ROOT / "docs" / "results.md"))
