@@ -72,6 +72,19 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.firsts)
 
+    def draw(self, size: int, corrupted_share: float, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """``size`` pair indices, and ``(size, 2)`` which of their frames to take corrupted: a share of the
+        pairs, both frames or (a fifth of them, as at an episode's start) only the second."""
+        flags = torch.zeros(size, 2, dtype=torch.bool)
+        index = torch.randint(len(self), (size,), generator=rng)
+        if self.corrupted is not None:
+            count = round(size * corrupted_share)
+            available = int((self.firsts + 1 < len(self.corrupted)).sum())
+            index[:count] = torch.randint(available, (count,), generator=rng)
+            flags[:count, 0] = torch.rand(count, generator=rng) < 0.8
+            flags[:count, 1] = True
+        return index, flags
+
     def pair(self, index: Tensor, corrupted: Tensor) -> Tensor:
         """``(B, 2, H, W, 3)`` uint8; ``corrupted`` ``(B, 2)`` says which frames to take corrupted, where
         there is a corrupted one."""
@@ -153,8 +166,7 @@ class Trainer:
 
     def train_step(self, data: Pairs) -> dict[str, float]:
         rng = torch.Generator().manual_seed(self.cfg.seed * 1_000_003 + self.step)
-        index = torch.randint(len(data), (self.cfg.batch_size,), generator=rng)
-        corrupted = torch.rand(self.cfg.batch_size, 2, generator=rng) < self.cfg.corrupted_share
+        index, corrupted = data.draw(self.cfg.batch_size, self.cfg.corrupted_share, rng)
         pairs = augment(to_unit(data.pair(index, corrupted).to(self.device)), rng)
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.cfg.precision)
         with torch.autocast(self.device.type, dtype, enabled=dtype is not None):

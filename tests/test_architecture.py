@@ -134,15 +134,15 @@ def options(group: str) -> list[str]:
 
 
 def groups(command: str) -> list[str]:
-    """The groups among a command's defaults."""
+    """The groups among a command's defaults, ``group@package`` where the yaml says so."""
     defaults = yaml.safe_load((CONFIGS / f"{command}.yaml").read_text("utf-8")).get("defaults", [])
     keys = [next(iter(entry)) for entry in defaults if isinstance(entry, dict)]
-    return [key.removeprefix("override ").removeprefix("optional ").strip("/").split("@")[0] for key in keys]
+    return [key.removeprefix("override ").removeprefix("optional ").strip("/") for key in keys]
 
 
 def compositions() -> list[tuple[str, str]]:
     """Each command with each option of each of its groups."""
-    return [(c, f"{g}={o}") for c in command_files() for g in dict.fromkeys(groups(c)) for o in options(g)]
+    return [(c, f"{g}={o}") for c in command_files() for g in dict.fromkeys(groups(c)) for o in options(g.split("@")[0])]
 
 
 def targets(node: object) -> Iterator[str]:
@@ -170,6 +170,6 @@ def test_config_composes_and_its_targets_exist(command: str, override: str):
 
 
 def test_every_yaml_belongs_to_a_command():
-    used = {group for command in command_files() for group in groups(command)}
+    used = {group.split("@")[0] for command in command_files() for group in groups(command)}
     grouped = [p.relative_to(CONFIGS) for p in CONFIGS.rglob("*.yaml") if p.parent != CONFIGS]
     assert [str(p) for p in grouped if p.parent.as_posix() not in used] == []

@@ -27,11 +27,19 @@ class FrameAutoencoder(nn.Module):
         scale: what a raw latent less its shift is multiplied by (``vae.config.scaling_factor`` there).
     """
 
-    def __init__(self, vae: AutoencoderKL, unshuffle: int = 1, shift: list[float] | None = None, scale: float | None = None):
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        unshuffle: int = 1,
+        shift: list[float] | None = None,
+        scale: float | None = None,
+    ):
         super().__init__()
         self.vae, self.unshuffle = vae, unshuffle
         channels = vae.config.latent_channels
-        self.register_buffer("shift", torch.tensor(shift or [0.0] * channels).view(-1, 1, 1), persistent=False)
+        self.register_buffer(
+            "shift", torch.tensor(shift or [0.0] * channels).view(-1, 1, 1), persistent=False
+        )
         self.scale = float(vae.config.scaling_factor if scale is None else scale)
 
     @property
@@ -73,14 +81,18 @@ class FrameAutoencoder(nn.Module):
         frames = []
         for part in latents.to(self.vae.device, self.vae.dtype).split(batch_size):
             pixels = self.unfold(self.vae.decode(part / self.scale + self.shift).sample)
-            frames.append(((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu())
+            frames.append(
+                ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
+            )
         return torch.cat(frames).numpy()
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a diffusers folder, and beside it how frames go in and latents come out."""
         self.vae.save_pretrained(folder)
         shift = [float(v) for v in self.shift.flatten()]
-        write_json(Path(folder) / SETTINGS, {"unshuffle": self.unshuffle, "shift": shift, "scale": self.scale})
+        write_json(
+            Path(folder) / SETTINGS, {"unshuffle": self.unshuffle, "shift": shift, "scale": self.scale}
+        )
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, dtype: torch.dtype = torch.float32) -> FrameAutoencoder:
@@ -106,7 +118,9 @@ class Reconstruct:
         return np.concatenate([self.autoencoder.decode(self.autoencoder.encode(p)) for p in parts if len(p)])
 
 
-def reconstruction_loss(model: FrameAutoencoder, pixels: Tensor, colour_weight: float, kl_weight: float) -> tuple[Tensor, dict[str, float]]:
+def reconstruction_loss(
+    model: FrameAutoencoder, pixels: Tensor, colour_weight: float, kl_weight: float
+) -> tuple[Tensor, dict[str, float]]:
     """Weighted squared and absolute error plus the posterior's KL.
 
     Args:

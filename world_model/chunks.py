@@ -37,7 +37,13 @@ class LatentEpisodes:
         ValueError: no episodes, or one too short to train on.
     """
 
-    def __init__(self, dataset: EpisodeDataset, autoencoder: FrameAutoencoder, episodes: Sequence[int], cache: Path | None = None):
+    def __init__(
+        self,
+        dataset: EpisodeDataset,
+        autoencoder: FrameAutoencoder,
+        episodes: Sequence[int],
+        cache: Path | None = None,
+    ):
         if not len(episodes):
             raise ValueError("the dataset holds no episodes; collect some with python -m envs.collect")
         frames, self.segments, lengths = [], [], []
@@ -54,7 +60,9 @@ class LatentEpisodes:
                 with atomic_path(cache) as temp:
                     save_file({"latents": latents}, temp)
         if len(latents) != sum(lengths):
-            raise ValueError(f"{cache} holds {len(latents)} latents, the data {sum(lengths)} frames; delete that file")
+            raise ValueError(
+                f"{cache} holds {len(latents)} latents, the data {sum(lengths)} frames; delete that file"
+            )
         self.latents = list(latents.split(lengths))
         self.places = [(e, s) for e, segments in enumerate(self.segments) for s in range(len(segments))]
 
@@ -75,7 +83,9 @@ class LatentEpisodes:
         """``size`` chunks with f_p = past and f_g = new, uniform over the segments that allow it."""
         allowed = [p for p in self.places if self._starts(p, past, new)]
         if not allowed:
-            raise ValueError(f"no episode has {past} past and {new} new frames; collect longer episodes or change pairs")
+            raise ValueError(
+                f"no episode has {past} past and {new} new frames; collect longer episodes or change pairs"
+            )
         clean, captions = [], []
         for k in torch.randint(len(allowed), (size,), generator=rng).tolist():
             starts = self._starts(allowed[k], past, new)

@@ -27,7 +27,9 @@ class Diffusion:
         null_tokens: ``(1, n, D)`` text tokens that mean no text.
     """
 
-    def __init__(self, unet: UNet3DConditionModel, scheduler: DPMSolverMultistepScheduler, null_tokens: Tensor):
+    def __init__(
+        self, unet: UNet3DConditionModel, scheduler: DPMSolverMultistepScheduler, null_tokens: Tensor
+    ):
         self.unet, self.scheduler, self.null_tokens = unet, scheduler, null_tokens
         self.num_train_timesteps: int = scheduler.config.num_train_timesteps
         self.prediction_type: str = scheduler.config.prediction_type
@@ -96,7 +98,9 @@ class Diffusion:
             past = past * keep_past.to(past.dtype).view(-1, 1, 1, 1, 1)
             roles[:, :past_frames] = torch.where(keep_past, CLEAN, WITHHELD).to(roles.dtype)[:, None]
         latents = torch.cat([past, self.add_noise(new, eps, timesteps)], 1)
-        error = self._forward(latents, roles, timesteps, tokens)[:, past_frames:] - self.target(new, eps, timesteps)
+        error = self._forward(latents, roles, timesteps, tokens)[:, past_frames:] - self.target(
+            new, eps, timesteps
+        )
         error = error.float().pow(2)
         return (error if weight is None else error * weight).mean((1, 2, 3, 4))
 

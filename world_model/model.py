@@ -64,7 +64,9 @@ class Settings:
         if unknown:
             raise ValueError(f"theta_in: unknown passes {sorted(unknown)}; have uncond, past, text")
         if not 1 <= self.chunk_frames < self.context_frames:
-            raise ValueError(f"chunk_frames={self.chunk_frames} must be below context_frames={self.context_frames}")
+            raise ValueError(
+                f"chunk_frames={self.chunk_frames} must be below context_frames={self.context_frames}"
+            )
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,9 @@ class WorldModel:
         if (more := self.memory.tokens(rollout.memory)) is not None:
             tokens = torch.cat([tokens, more], 1)
         shape = (self.settings.chunk_frames, *rollout.past.shape[2:])
-        noise = torch.stack([torch.randn(shape, generator=g) for g in self._generators(rollout, NOISE_STREAM)])
+        noise = torch.stack(
+            [torch.randn(shape, generator=g) for g in self._generators(rollout, NOISE_STREAM)]
+        )
         latents = self.diffusion.sample(
             past,
             noise.to(past),
@@ -186,7 +190,9 @@ class WorldModel:
         new, frames = chunk.latents, chunk.frames
         if observed is not None:
             frames = observed
-            new = self.autoencoder.encode(observed.reshape(-1, *observed.shape[2:])).unflatten(0, observed.shape[:2])
+            new = self.autoencoder.encode(observed.reshape(-1, *observed.shape[2:])).unflatten(
+                0, observed.shape[:2]
+            )
         generators = self._generators(rollout, MEMORY_STREAM)
         memory = self.memory.update(rollout.memory, self.diffusion, rollout.past, new, generators)
         past = torch.cat([rollout.past, new], 1)[:, -self.past_frames :]
@@ -246,22 +252,39 @@ class WorldModel:
         """
         folder = Path(folder)
         if not (folder / "unet").is_dir():
-            raise CheckpointError(f"weights={folder}: no world model there (no unet/); give a folder that pretrain saved")
+            raise CheckpointError(
+                f"weights={folder}: no world model there (no unet/); give a folder that pretrain saved"
+            )
         try:
-            unet = UNet3DConditionModel.from_pretrained(folder, subfolder="unet", torch_dtype=dtype, low_cpu_mem_usage=False)
+            unet = UNet3DConditionModel.from_pretrained(
+                folder, subfolder="unet", torch_dtype=dtype, low_cpu_mem_usage=False
+            )
             autoencoder = FrameAutoencoder.from_pretrained(folder / "vae", dtype)
             scheduler = DPMSolverMultistepScheduler.from_pretrained(folder, subfolder="scheduler")
             clip = (folder / "text_encoder").is_dir()
-            text: TextEncoder = ClipTextEncoder.from_pretrained(folder) if clip else SentenceEncoder.from_pretrained(folder)
+            text: TextEncoder = (
+                ClipTextEncoder.from_pretrained(folder) if clip else SentenceEncoder.from_pretrained(folder)
+            )
             stored = json.loads((folder / SETTINGS).read_text()) if (folder / SETTINGS).is_file() else {}
             theta0 = load_theta0(folder / THETA0) if (folder / THETA0).is_file() else None
         except Exception as error:  # the libraries raise many types for a damaged folder
             reason = " ".join(str(error).split())[:200]
-            raise CheckpointError(f"weights={folder} can't be opened ({type(error).__name__}: {reason})") from None
+            raise CheckpointError(
+                f"weights={folder} can't be opened ({type(error).__name__}: {reason})"
+            ) from None
         no_dropout(unet).eval().requires_grad_(False).to(device)
         settings = Settings(**{**stored, **{k: v for k, v in changes.items() if v is not None}})
         spec = memory.spec if memory else None
-        return cls(autoencoder.to(device), text, unet, scheduler, settings, memory, theta0 if spec else None, fingerprint(folder))
+        return cls(
+            autoencoder.to(device),
+            text,
+            unet,
+            scheduler,
+            settings,
+            memory,
+            theta0 if spec else None,
+            fingerprint(folder),
+        )
 
 
 def copied(module: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -285,7 +308,9 @@ def with_mask_channel(unet: UNet3DConditionModel, latent_channels: int) -> UNet3
     if old.in_channels == latent_channels + 1:
         return unet
     if old.in_channels != latent_channels:
-        raise CheckpointError(f"the UNet takes {old.in_channels} channels; expected the latent's {latent_channels}, or one more")
+        raise CheckpointError(
+            f"the UNet takes {old.in_channels} channels; expected the latent's {latent_channels}, or one more"
+        )
     new = nn.Conv2d(latent_channels + 1, old.out_channels, old.kernel_size, old.stride, old.padding)
     new = new.to(old.weight.device, old.weight.dtype)
     with torch.no_grad():

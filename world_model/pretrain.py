@@ -57,8 +57,21 @@ class ChunkLoss:
     """Eq. 2 on a step's batch, and a share of Eq. 3's whole noised sequences, so that fast learning's
     objective is in the training distribution. Past and text are dropped independently (Appendix C.1)."""
 
-    def __init__(self, diffusion: Diffusion, text: TextEncoder, data: LatentEpisodes, cfg: DictConfig, device: torch.device):
-        self.diffusion, self.text, self.data, self.options, self.device = diffusion, text, data, cfg.diffusion, device
+    def __init__(
+        self,
+        diffusion: Diffusion,
+        text: TextEncoder,
+        data: LatentEpisodes,
+        cfg: DictConfig,
+        device: torch.device,
+    ):
+        self.diffusion, self.text, self.data, self.options, self.device = (
+            diffusion,
+            text,
+            data,
+            cfg.diffusion,
+            device,
+        )
         self.pairs = [(int(p), int(n)) for p, n, _ in cfg.diffusion.pairs]
         self.shares = torch.tensor([float(w) for *_, w in cfg.diffusion.pairs])
 
@@ -82,7 +95,9 @@ class ChunkLoss:
             kind = "sequence"
         else:
             tokens = self.text.encode(batch.captions)[part].to(self.device)
-            tokens = torch.where(with_text[part].to(self.device).view(-1, 1, 1), tokens, self.diffusion.null_tokens.to(tokens))
+            tokens = torch.where(
+                with_text[part].to(self.device).view(-1, 1, 1), tokens, self.diffusion.null_tokens.to(tokens)
+            )
             weight = change_weight(clean, batch.past_frames, options.change_weight)
             losses = self.diffusion.conditional_loss(
                 clean, batch.past_frames, t, noise, tokens, with_past[part].to(self.device), weight
@@ -96,7 +111,9 @@ class ChunkLoss:
         return losses.mean(), figures
 
 
-def next_chunk_metrics(model: WorldModel, data: LatentEpisodes, chunks: int, seed: int = 0) -> dict[str, float]:
+def next_chunk_metrics(
+    model: WorldModel, data: LatentEpisodes, chunks: int, seed: int = 0
+) -> dict[str, float]:
     """PSNR (dB) of imagined next chunks against the decoded truth, beside copying the last frame."""
     errors: dict[str, list[float]] = {"imagined": [], "copied": []}
     new = model.settings.chunk_frames
@@ -108,7 +125,9 @@ def next_chunk_metrics(model: WorldModel, data: LatentEpisodes, chunks: int, see
             noise = torch.randn(clean[:, past:].shape, generator=generator(seed, at, 99)).to(clean)
             tokens = model.text.encode(batch.captions).to(clean)
             settings = model.settings
-            made = model.diffusion.sample(clean[:, :past], noise, tokens, settings.sampling_steps, settings.guidance)
+            made = model.diffusion.sample(
+                clean[:, :past], noise, tokens, settings.sampling_steps, settings.guidance
+            )
             errors["imagined"].append(((model.decode(made) - truth[:, 1:]) ** 2).mean())
             errors["copied"].append(((truth[:, :1] - truth[:, 1:]) ** 2).mean())
     psnr = {f"psnr_{k}": float(10 * np.log10(255**2 / np.mean(v))) for k, v in errors.items()}
@@ -118,7 +137,9 @@ def next_chunk_metrics(model: WorldModel, data: LatentEpisodes, chunks: int, see
 def pretrain(cfg: DictConfig, run_dir: RunDir) -> Path:
     """Train, or go on training, in ``run_dir``; returns the folder of the finished model."""
     device = pick_device(cfg.device)
-    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision={"fp32": "no"}.get(cfg.precision, cfg.precision))
+    accelerator = Accelerator(
+        cpu=device.type == "cpu", mixed_precision={"fp32": "no"}.get(cfg.precision, cfg.precision)
+    )
     path = cfg.autoencoder.path
     with accelerator.main_process_first():
         path = Path(path) if path else train_autoencoder(cfg, run_dir.path / "autoencoder_training")
@@ -133,7 +154,15 @@ def pretrain(cfg: DictConfig, run_dir: RunDir) -> Path:
     unet = build_unet(cfg.model.unet, autoencoder.channels).to(accelerator.device)
 
     options = cfg.diffusion
-    learner = Learner(unet, run_dir / "training", options.steps, options.learning_rate, options.warmup, options.ema, accelerator)
+    learner = Learner(
+        unet,
+        run_dir / "training",
+        options.steps,
+        options.learning_rate,
+        options.warmup,
+        options.ema,
+        accelerator,
+    )
     resumed = learner.resume()
     if accelerator.is_main_process and resumed:
         print(f"going on at step {learner.step} of {options.steps}")
@@ -141,7 +170,9 @@ def pretrain(cfg: DictConfig, run_dir: RunDir) -> Path:
     loss = ChunkLoss(diffusion, text, data, cfg, accelerator.device)
     share = options.batch_size // accelerator.num_processes
     if share * accelerator.num_processes != options.batch_size:
-        raise ValueError(f"diffusion.batch_size={options.batch_size} is no multiple of {accelerator.num_processes} processes")
+        raise ValueError(
+            f"diffusion.batch_size={options.batch_size} is no multiple of {accelerator.num_processes} processes"
+        )
     part = slice(accelerator.process_index * share, (accelerator.process_index + 1) * share)
     log = Log(run_dir / "training", learner.step) if accelerator.is_main_process else None
     begin = time.monotonic()
@@ -160,9 +191,14 @@ def pretrain(cfg: DictConfig, run_dir: RunDir) -> Path:
         model = WorldModel(autoencoder, text, averaged, scheduler, settings)
         model.save_pretrained(folder)
         opened = WorldModel.from_pretrained(folder, device=accelerator.device)
-        metrics = next_chunk_metrics(opened, LatentEpisodes(dataset, autoencoder, held), options.held_out_chunks)
+        metrics = next_chunk_metrics(
+            opened, LatentEpisodes(dataset, autoencoder, held), options.held_out_chunks
+        )
         seconds = round(time.monotonic() - begin)
-        write_json(folder / "metrics.json", {**metrics, "steps": options.steps, "seconds_this_run": seconds, "device": str(device)})
+        write_json(
+            folder / "metrics.json",
+            {**metrics, "steps": options.steps, "seconds_this_run": seconds, "device": str(device)},
+        )
     accelerator.wait_for_everyone()
     return folder
 

@@ -85,7 +85,9 @@ class SentenceEncoder:
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         if self.mean is None or self.basis is None:
-            raise ValueError("the sentence encoder has no reference texts yet; call fit or open a trained model")
+            raise ValueError(
+                "the sentence encoder has no reference texts yet; call fit or open a trained model"
+            )
         new = [t for t in dict.fromkeys(texts) if t not in self._cache]
         for text in new:
             if not text.strip():
@@ -122,7 +124,9 @@ class ClipTextEncoder:
 
     def _embed(self, text: str) -> Tensor:
         length = min(self.tokenizer.model_max_length, self.network.config.max_position_embeddings)
-        batch = self.tokenizer(text, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+        batch = self.tokenizer(
+            text, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+        )
         with torch.no_grad():
             return self.network(batch.input_ids.to(self.network.device)).last_hidden_state[0].float()
 

@@ -70,7 +70,9 @@ def reconstruction_metrics(model: FrameAutoencoder, frames: np.ndarray) -> dict[
     coloured = (frames.max(-1).astype(int) - frames.min(-1)) > 80
     return {
         "psnr": float(10 * np.log10(255**2 / error.mean())),
-        "psnr_coloured": float(10 * np.log10(255**2 / error[coloured].mean())) if coloured.any() else float("nan"),
+        "psnr_coloured": float(10 * np.log10(255**2 / error[coloured].mean()))
+        if coloured.any()
+        else float("nan"),
         "frames": len(frames),
     }
 

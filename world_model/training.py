@@ -49,11 +49,15 @@ def learning_rate_at(step: int, steps: int, peak: float, warmup: int) -> float:
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     """A safetensors file, or a CheckpointError in one line."""
     if not path.is_file():
-        raise CheckpointError(f"{path} is missing; expected a folder that the trainer or save_pretrained wrote")
+        raise CheckpointError(
+            f"{path} is missing; expected a folder that the trainer or save_pretrained wrote"
+        )
     try:
         return load_file(path)
     except Exception as error:  # safetensors raises its own type for a file cut short
-        raise CheckpointError(f"{path} can't be read ({type(error).__name__}); is it cut short? Get it again") from None
+        raise CheckpointError(
+            f"{path} can't be read ({type(error).__name__}); is it cut short? Get it again"
+        ) from None
 
 
 class Learner:
@@ -95,7 +99,9 @@ class Learner:
             group["lr"] = learning_rate_at(self.step, self.steps, self.peak, self.warmup)
         norm = self.accelerator.clip_grad_norm_(self.network.parameters(), clip)
         if not torch.isfinite(norm):
-            raise TrainingError(f"the gradient is not finite at step {self.step}; {self._last} is intact. Lower the learning rate")
+            raise TrainingError(
+                f"the gradient is not finite at step {self.step}; {self._last} is intact. Lower the learning rate"
+            )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.average.update_parameters(self.network)
@@ -130,7 +136,9 @@ class Learner:
             self.network.load_state_dict(parts["network"])
             self.average.load_state_dict(parts["average"])
         except RuntimeError as error:
-            raise CheckpointError(f"{self._last} is of another network: {str(error).splitlines()[-1].strip()}") from None
+            raise CheckpointError(
+                f"{self._last} is of another network: {str(error).splitlines()[-1].strip()}"
+            ) from None
         states: dict[int, dict[str, Tensor]] = {}
         for key, value in parts["optimizer"].items():
             index, _, name = key.partition(".")
@@ -159,7 +167,9 @@ class Log:
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, **{k: round(float(v), 6) for k, v in values.items()}}) + "\n")
+            file.write(
+                json.dumps({"step": step, **{k: round(float(v), 6) for k, v in values.items()}}) + "\n"
+            )
         for key, value in values.items():
             self.board.add_scalar(key, value, step)
 
@@ -189,7 +199,9 @@ def train(
     while learner.step < learner.steps:
         value, figures = loss(learner.step)
         if not torch.isfinite(value):
-            raise TrainingError(f"the loss is {float(value.detach())} at step {learner.step}; the last checkpoint is intact. Lower the learning rate")
+            raise TrainingError(
+                f"the loss is {float(value.detach())} at step {learner.step}; the last checkpoint is intact. Lower the learning rate"
+            )
         learner.accelerator.backward(value)
         figures = {"loss": float(value.detach()), **figures, "gradient_norm": learner.apply()}
         for key, figure in figures.items():

@@ -1,0 +1,149 @@
+"""The recipe at its smallest, through the real commands: collect, train, resume, plan, report."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL_MODEL = [
+    "model.unet.block_out_channels=[8,16]",
+    "model.unet.norm_num_groups=4",
+    "model.unet.attention_head_dim=4",
+    "model.autoencoder.block_out_channels=[8,8,16]",
+    "model.sampling_steps=2",
+]
+
+
+def command(module: str, *options: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", module, *options], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280
+    )
+    if check:
+        assert done.returncode == 0, done.stderr[-2000:]
+    return done
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory) -> dict[str, Path]:
+    """Data and weights that the commands made in a few steps."""
+    folder = tmp_path_factory.mktemp("recipe")
+    data, model, reader = folder / "data", folder / "pretrain", folder / "reader"
+    command("envs.collect", "episodes=4", "workers=1", f"path={data}")
+    command(
+        "world_model.pretrain", f"data={data}", f"run_dir={model}", "autoencoder.steps=4", "autoencoder.batch_size=4",
+        "autoencoder.every=2", "diffusion.steps=4", "diffusion.batch_size=2", "diffusion.every=2",
+        "diffusion.held_out_chunks=1", *SMALL_MODEL,
+    )  # fmt: skip
+    command("inverse_dynamics.train", f"data={data}", f"run_dir={reader}", "steps=4", "batch_size=4", "every=2")
+    return {"data": data, "weights": model / "model", "reader": reader / "model", "folder": folder}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("memory", ["none", "temp_lora"])
+@pytest.mark.parametrize("condition_on", ["imagined", "observed"])
+def test_planning_on_weights_that_the_trainers_saved(recipe, memory, condition_on):
+    run_dir = recipe["folder"] / f"run-{memory}-{condition_on}"
+    options = [
+        "episodes=2", "batch_size=2", "media=1", f"memory={memory}", f"condition_on={condition_on}", f"weights={recipe['weights']}",
+        f"inverse_dynamics={recipe['reader']}", f"run_dir={run_dir}",
+    ]  # fmt: skip
+    first = command("planner.run", *options).stdout
+    result = json.loads((run_dir / "result.json").read_text())
+    assert len(result["episodes"]) == 2
+    assert result["parts"]["memory"] == memory
+    assert result["summary"]["executed"]["n"] == 2
+    assert all(e["seconds"]["imagine"] > 0 for e in result["episodes"])
+    assert [len(e["plan"]) for e in result["episodes"]] == [4, 8]
+    page = (run_dir / "report.html").read_text()
+    assert "base64," in page and "http://" not in page and "https://" not in page
+    assert list((run_dir / "media").glob("*.mp4")) and list((run_dir / "media").glob("*.gif"))
+    again = command("planner.run", *options).stdout
+    assert "finished already" in again
+    assert first.strip().splitlines()[-3:] == again.strip().splitlines()[-3:]
+
+
+@pytest.mark.slow
+def test_an_instruction_of_ones_own_counts_only_the_cubes_it_names(recipe):
+    run_dir = recipe["folder"] / "instructed"
+    command(
+        "planner.run", "episodes=2", "batch_size=2", "media=0", f"weights={recipe['weights']}", f"run_dir={run_dir}",
+        f"inverse_dynamics={recipe['reader']}", "instruction='Put the blue cube on the left, then bring it back.'",
+    )  # fmt: skip
+    for episode in json.loads((run_dir / "result.json").read_text())["episodes"]:
+        assert list(episode["distances"]) == ["blue cube"]
+        assert episode["plan"][1] == "put the blue cube on the left"
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_with_the_same_result(recipe):
+    base = [
+        "episodes=3", "batch_size=1", "media=0", "sampling_steps=8", f"weights={recipe['weights']}",
+        f"inverse_dynamics={recipe['reader']}",
+    ]  # fmt: skip
+    whole, cut = recipe["folder"] / "whole", recipe["folder"] / "cut"
+    command("planner.run", *base, f"run_dir={whole}")
+    arguments = [sys.executable, "-m", "planner.run", *base, f"run_dir={cut}"]
+    process = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list((cut / "episodes").glob("*.json")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    command("planner.run", *base, f"run_dir={cut}")
+    results = [json.loads((d / "result.json").read_text())["episodes"] for d in (whole, cut)]
+    for a, b in zip(*results, strict=True):
+        assert {**a, "seconds": 0} == {**b, "seconds": 0}
+
+
+@pytest.mark.parametrize(
+    ("options", "said", "code"),
+    [
+        (["task=chess"], "unknown task 'chess'; have: cube_return", 2),
+        (["env=mars"], "unknown env 'mars'", 2),
+        (["memory=elephant"], "unknown memory 'elephant'", 2),
+        (["episodes=0"], "episodes=0", 2),
+        (["condition_on=hope"], "condition_on=hope", 1),
+        (["weights=no/such/folder"], "no/such/folder", 1),
+        (["spoon=1"], "unknown option 'spoon'", 2),
+        (["device=tpu9"], "device=tpu9", 1),
+    ],
+)
+def test_bad_options_are_one_clear_line(tmp_path, options, said, code):
+    done = command("planner.run", *options, f"run_dir={tmp_path / 'run'}", check=False)
+    assert done.returncode == code
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1 and said in lines[0], done.stderr
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_a_run_directory_of_another_configuration_is_left_alone(tmp_path):
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    (run_dir / "config.yaml").write_text("episodes: 3\n")
+    done = command("planner.run", f"run_dir={run_dir}", check=False)
+    assert done.returncode == 1 and "belongs to another configuration" in done.stderr
+    assert (run_dir / "config.yaml").read_text() == "episodes: 3\n"
+
+
+@pytest.mark.slow
+def test_damaged_weights_are_one_clear_line(recipe, tmp_path):
+    import shutil
+
+    broken = tmp_path / "broken"
+    shutil.copytree(recipe["weights"], broken)
+    file = next((broken / "unet").glob("*.safetensors"))
+    file.write_bytes(file.read_bytes()[:1000])
+    done = command(
+        "planner.run", f"weights={broken}", f"inverse_dynamics={recipe['reader']}", f"run_dir={tmp_path / 'run'}", check=False
+    )
+    assert done.returncode == 1
+    assert len(done.stderr.strip().splitlines()) == 1 and "broken" in done.stderr, done.stderr
