@@ -67,10 +67,13 @@ format: $(VENV)/.installed-dev
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
+RUNS = runs
 weights: $(VENV)/.installed
-	$(PY) -m envs.collect task=$(TASK)
-	$(PY) -m world_model.pretrain task=$(TASK)
-	$(PY) -m inverse_dynamics.train task=$(TASK)
+	$(PY) -m envs.collect task=$(TASK) episodes=2400
+	$(PY) -m world_model.pretrain task=$(TASK) run_dir=$(RUNS)/pretrain/$(TASK)
+	$(PY) -m inverse_dynamics.train task=$(TASK) run_dir=$(RUNS)/inverse_dynamics/$(TASK) \
+	  "corruption={_target_: world_model.autoencoder.Reconstruct, folder: $(RUNS)/pretrain/$(TASK)/model/vae}"
+	$(PY) -m planner.ship task=$(TASK)
 
 clean:
 	rm -rf $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache

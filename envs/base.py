@@ -43,4 +43,5 @@ class TaskEnv(gymnasium.Env):
 
     def action_box(self) -> gymnasium.spaces.Box:
         spec = self.action_spec
-        return gymnasium.spaces.Box(np.float32(spec.low), np.float32(spec.high), dtype=np.float32)
+        low, high = np.array(spec.low, np.float32), np.array(spec.high, np.float32)
+        return gymnasium.spaces.Box(low, high, dtype=np.float32)

@@ -10,10 +10,13 @@ grip (a site ``tip`` of our own).
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import os
+import sys
+from ctypes.util import find_library
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -34,6 +37,8 @@ RGBA = {"red": "0.85 0.10 0.10 1", "green": "0.10 0.60 0.15 1", "blue": "0.10 0.
 CAMERA_DISTANCE, CAMERA_ELEVATION, METRES_PER_PIXEL_64 = 3.0, np.deg2rad(50), 0.0069
 IK_STEP, TIP_SPEED, TIMESTEP, CONTROL_PERIOD = 0.03, 0.6, 0.004, 0.012  # m, m/s, s, s
 REACHED, TURNED = 2e-3, 2e-2  # m, rad
+GAINS = [4000.0] * 4 + [800.0] * 3 + [2000.0] * 2  # arm, wrist (N·m/rad), fingers (N/m)
+FORCES = [400.0] * 4 + [80.0] * 3 + [70.0] * 2  # N·m, N·m, N
 
 
 class GraphicsError(RuntimeError):
@@ -43,8 +48,9 @@ class GraphicsError(RuntimeError):
 def panda_folder() -> Path:
     """The folder of the Panda's MJCF inside gymnasium-robotics, found without importing it."""
     spec = importlib.util.find_spec("gymnasium_robotics")
-    folder = Path(spec.origin).parent / "envs/assets/kitchen_franka/franka_assets" if spec and spec.origin else None
-    if folder is None or not (folder / "chain.xml").is_file():
+    package = Path(spec.origin).parent if spec and spec.origin else Path()
+    folder = package / "envs/assets/kitchen_franka/franka_assets"
+    if not (folder / "chain.xml").is_file():
         raise FileNotFoundError("the Panda model is missing; pip install 'gymnasium-robotics>=1.3'")
     return folder
 
@@ -64,18 +70,21 @@ def scene_xml(task: CubeReturn, camera: Camera) -> str:
     axes = " ".join(f"{v:.6f}" for v in np.concatenate([camera.rotation[:, 0], camera.rotation[:, 1]]))
     cubes = "".join(
         f'<body name="{name}"><freejoint name="{name}"/>'
-        f'<geom type="box" size="{CUBE_HALF} {CUBE_HALF} {CUBE_HALF}" density="500" rgba="{RGBA[name.split()[0]]}"'
-        ' friction="2 0.05 0.001" condim="6" solref="0.01 1" group="0"/></body>'
+        f'<geom type="box" size="{CUBE_HALF} {CUBE_HALF} {CUBE_HALF}" density="500"'
+        f' rgba="{RGBA[name.split()[0]]}" friction="2 0.05 0.001" condim="6" solref="0.01 1" group="0"/></body>'
         for name in task.vocabulary.objects
     )
     return f"""<mujoco model="tabletop">
       <include file="assets.xml"/>
-      <option timestep="{TIMESTEP}" integrator="implicitfast" cone="elliptic" impratio="10" noslip_iterations="5"/>
+      <option timestep="{TIMESTEP}" integrator="implicitfast" cone="elliptic" impratio="10"
+        noslip_iterations="5"/>
       <visual><global offwidth="512" offheight="512"/><quality offsamples="0" shadowsize="0"/>
         <headlight ambient="0.45 0.45 0.45" diffuse="0.5 0.5 0.5" specular="0 0 0"/></visual>
       <worldbody>
-        <camera name="front" pos="{" ".join(map(str, camera.position))}" xyaxes="{axes}" fovy="{camera.fovy}"/>
-        <geom name="table" type="box" size="0.6 0.8 0.02" pos="0.5 0 -0.02" rgba="0.82 0.76 0.66 1" friction="1 0.02 0.001"/>
+        <camera name="front" pos="{" ".join(map(str, camera.position))}" xyaxes="{axes}"
+          fovy="{camera.fovy}"/>
+        <geom name="table" type="box" size="0.6 0.8 0.02" pos="0.5 0 -0.02" rgba="0.82 0.76 0.66 1"
+          friction="1 0.02 0.001"/>
         {cubes}
         <include file="chain.xml"/>
       </worldbody>
@@ -89,12 +98,13 @@ def build_model(task: CubeReturn, camera: Camera):
 
     panda = panda_folder()
     included = {name: (panda / name).read_bytes() for name in ("assets.xml", "chain.xml", "actuator.xml")}
-    included["assets.xml"] = included["assets.xml"].replace(b"franka_assets/meshes", str(panda / "meshes").encode())
+    meshes = str(panda / "meshes").encode()
+    included["assets.xml"] = included["assets.xml"].replace(b"franka_assets/meshes", meshes)
     spec = mujoco.MjSpec.from_string(scene_xml(task, camera), include=included)
     for body in spec.bodies:
         if body.name.startswith("panda0"):
             body.gravcomp = 1.0
-    for actuator, gain, force in zip(spec.actuators, [4000.0] * 4 + [800.0] * 3 + [2000.0] * 2, [400.0] * 4 + [80.0] * 3 + [70.0] * 2, strict=True):
+    for actuator, gain, force in zip(spec.actuators, GAINS, FORCES, strict=True):
         actuator.gainprm[0], actuator.biasprm[1] = gain, -gain
         actuator.forcerange = [-force, force]
     link7 = spec.body("panda0_link7")
@@ -107,16 +117,13 @@ def build_model(task: CubeReturn, camera: Camera):
 
 
 def open_renderer(model, size: int):
-    """A mujoco.Renderer on EGL, else OSMesa, unless ``MUJOCO_GL`` already chose."""
+    """A mujoco.Renderer of ``size`` × ``size`` px on what :func:`load_mujoco` chose; or GraphicsError."""
     import mujoco
 
     try:
         return mujoco.Renderer(model, size, size)
     except Exception as error:  # OpenGL back ends raise whatever their loaders raise
-        raise GraphicsError(
-            f"no OpenGL for rendering without a display (MUJOCO_GL={os.environ.get('MUJOCO_GL', '')}: {error}); "
-            "on Debian/Ubuntu: apt-get install libegl1 libgl1 libgles2 (EGL) or libosmesa6 (OSMesa)"
-        ) from None
+        raise no_opengl(error) from None
 
 
 class TabletopEnv(TaskEnv):
@@ -128,15 +135,13 @@ class TabletopEnv(TaskEnv):
             so that an edge between two pixels shows.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 4}
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 4}
 
     def __init__(self, task: Task | None = None, image_size: int = 64, render_mode: str | None = "rgb_array"):
         self.task = task or CubeReturn()
         if not isinstance(self.task, CubeReturn):
             raise ValueError(f"env=tabletop has cubes and a gripper; it can't host task={self.task.name}")
-        choose_gl()
-        import mujoco
-
+        mujoco = load_mujoco()
         self.name = f"tabletop (MuJoCo {mujoco.__version__})"
         self.render_mode = render_mode
         self.camera = front_camera(image_size)
@@ -149,7 +154,7 @@ class TabletopEnv(TaskEnv):
         self._arm_dof = np.array([self.model.joint(j).dofadr[0] for j in JOINTS])
         self._limits = np.array([self.model.joint(j).range for j in JOINTS])
         self._tip = self.model.site("tip").id
-        self._renderer = None
+        self._renderer: Any = None
         self._ready: np.ndarray | None = None
 
     # --- gymnasium ---------------------------------------------------------------------------
@@ -173,10 +178,13 @@ class TabletopEnv(TaskEnv):
 
     def step(self, action):
         target = self.action_spec.validate(action)
-        low, high = np.float32(self.action_spec.low[:3]), np.float32(self.action_spec.high[:3])
+        low, high = (
+            np.array(bound[:3], np.float32) for bound in (self.action_spec.low, self.action_spec.high)
+        )
         error = None
         if (target[:3] < low - 1e-6).any() or (target[:3] > high + 1e-6).any():
-            error = f"OutOfWorkspaceError: {target[:3].round(3).tolist()} m is outside {low.tolist()}..{high.tolist()}"
+            where, box = target[:3].round(3).tolist(), f"{low.tolist()}..{high.tolist()}"
+            error = f"OutOfWorkspaceError: {where} m is outside {box}"
         else:
             path = self._path(target[:3], target[3:7])
             if path is None:
@@ -194,8 +202,9 @@ class TabletopEnv(TaskEnv):
             self._renderer = open_renderer(self.model, 2 * size)
             self._option = mujoco.MjvOption()
             self._option.geomgroup[:] = [1, 0, 0, 1, 0, 0]
-            viz = [g for g in range(self.model.ngeom) if self.model.geom(g).name == "" and self.model.geom_group[g] == 0 and self.model.geom_contype[g] == 0]
-            self.model.geom_group[viz] = 5  # the collision meshes are 30 times quicker to draw
+            nameless = np.array([self.model.geom(g).name == "" for g in range(self.model.ngeom)])
+            shown = nameless & (self.model.geom_group == 0) & (self.model.geom_contype == 0)
+            self.model.geom_group[shown] = 5  # hide: the collision meshes are 30 times quicker to draw
             for flag in ("mjRND_SHADOW", "mjRND_REFLECTION", "mjRND_SKYBOX", "mjRND_HAZE"):
                 self._renderer.scene.flags[getattr(mujoco.mjtRndFlag, flag)] = 0
         self._renderer.update_scene(self.data, "front", self._option)
@@ -302,18 +311,56 @@ class TabletopEnv(TaskEnv):
         self._run(0.3 if changed else 0.02)
 
 
-def choose_gl() -> None:
-    """Pick EGL, else OSMesa, before mujoco is first imported, unless the user chose."""
-    if "MUJOCO_GL" in os.environ or os.environ.get("DISPLAY"):
-        return
-    from ctypes.util import find_library
+# --- OpenGL ----------------------------------------------------------------------------------
 
-    if find_library("EGL"):
+
+def no_opengl(cause: object) -> GraphicsError:
+    """The error that names what to install."""
+    return GraphicsError(
+        f"no OpenGL for rendering without a display (MUJOCO_GL={os.environ.get('MUJOCO_GL', '')}: {cause}); "
+        "on Debian/Ubuntu: apt-get install libegl1 libgl1 libgles2 (EGL) or libosmesa6 (OSMesa)"
+    )
+
+
+def load_mujoco():
+    """Import mujoco, which binds to one OpenGL for good; see :func:`choose_gl`."""
+    choose_gl()
+    try:
+        import mujoco
+    except (AttributeError, OSError, RuntimeError) as error:  # from its OpenGL loaders
+        raise no_opengl(error) from None
+    return mujoco
+
+
+def choose_gl() -> None:
+    """Pick EGL, else OSMesa, else the display, unless ``MUJOCO_GL`` chose. Elsewhere than on Linux: MuJoCo's own.
+
+    Raises:
+        GraphicsError: there is none.
+    """
+    if "MUJOCO_GL" in os.environ or sys.platform != "linux":
+        return
+    if egl_devices():
         os.environ["MUJOCO_GL"] = "egl"
     elif find_library("OSMesa"):
         os.environ["MUJOCO_GL"] = "osmesa"
-    else:
-        raise GraphicsError(
-            "no OpenGL for rendering without a display; on Debian/Ubuntu: "
-            "apt-get install libegl1 libgl1 libgles2 (EGL) or libosmesa6 (OSMesa)"
-        )
+    elif not os.environ.get("DISPLAY"):
+        raise no_opengl("neither an EGL with a device nor an OSMesa was found")
+
+
+def egl_devices() -> int:
+    """How many devices EGL offers: 0 without libEGL, or with a libEGL that has no driver behind it."""
+    library = find_library("EGL")
+    if not library:
+        return 0
+    try:
+        egl = ctypes.CDLL(library)
+    except OSError:
+        return 0
+    egl.eglGetProcAddress.restype = ctypes.c_void_p
+    query = egl.eglGetProcAddress(b"eglQueryDevicesEXT")
+    if not query:
+        return 0
+    count = ctypes.c_int(0)
+    kind = ctypes.CFUNCTYPE(ctypes.c_uint, ctypes.c_int, ctypes.c_void_p, ctypes.POINTER(ctypes.c_int))
+    return count.value if kind(query)(0, None, ctypes.byref(count)) else 0

@@ -23,7 +23,12 @@ PLACES: dict[str, tuple[float, float]] = {
     "back": (0.43, 0.0),
 }
 PLACE_WORDS = {"left": "on the left", "right": "on the right", "front": "at the front", "back": "at the back"}
-INSTRUCTION_WORDS = {"left": "to the left", "right": "to the right", "front": "to the front", "back": "to the back"}
+INSTRUCTION_WORDS = {
+    "left": "to the left",
+    "right": "to the right",
+    "front": "to the front",
+    "back": "to the back",
+}
 
 ZONE_LOW, ZONE_HIGH = np.array([0.39, -0.20]), np.array([0.69, 0.20])
 CUBE_HALF = 0.025
@@ -87,7 +92,9 @@ class CubeReturn(Task):
                 xyz = np.column_stack([starts, np.full(len(names), CUBE_HALF)])
                 plan = self._plan(asked)
                 return Layout(seed, self._instruction(asked), names, xyz, plan)
-        raise PlanError(f"no layout in which {dict(moves or {})} can be asked: the places are too close together")
+        raise PlanError(
+            f"no layout in which {dict(moves or {})} can be asked: the places are too close together"
+        )
 
     def _draw_moves(self, rng, names, starts, count) -> dict[str, str] | None:
         chosen = [names[i] for i in rng.permutation(len(names))[:count]]
@@ -145,7 +152,9 @@ class CubeReturn(Task):
         for i, s in enumerate(plan, 1):
             where = f"step {i} ({s.text!r})"
             if self.subgoal(s.kind, s.object, s.target) != s:
-                raise PlanError(f"{where}: the caption does not belong to {s.kind} {s.object} {s.target or ''}")
+                raise PlanError(
+                    f"{where}: the caption does not belong to {s.kind} {s.object} {s.target or ''}"
+                )
             if s.kind == "pick":
                 if held:
                     raise PlanError(f"{where}: the gripper still holds the {held}")

@@ -135,7 +135,9 @@ class Task(ABC):
         """The outward moves a plan asks for: object → target."""
 
     @abstractmethod
-    def score(self, positions: np.ndarray, released: np.ndarray, names: Sequence[str], plan: Sequence[Subgoal]) -> Score:
+    def score(
+        self, positions: np.ndarray, released: np.ndarray, names: Sequence[str], plan: Sequence[Subgoal]
+    ) -> Score:
         """Score a track.
 
         Args:

@@ -27,6 +27,8 @@ class FrameAutoencoder(nn.Module):
         scale: what a raw latent less its shift is multiplied by (``vae.config.scaling_factor`` there).
     """
 
+    shift: Tensor
+
     def __init__(
         self,
         vae: AutoencoderKL,
@@ -73,14 +75,16 @@ class FrameAutoencoder(nn.Module):
             self.vae.encode(self.fold(self.to_pixels(part))).latent_dist.mode()
             for part in torch.as_tensor(np.ascontiguousarray(frames)).split(batch_size)
         ]
-        return (torch.cat(parts) - self.shift) * self.scale
+        raw = torch.cat(parts)
+        return ((raw - self.shift) * self.scale).to(raw.dtype)
 
     @torch.no_grad()
     def decode(self, latents: Tensor, batch_size: int = 256) -> np.ndarray:
         """Frames ``(N, H, W, 3)`` uint8 of normalised latents ``(N, C, h, w)``."""
         frames = []
         for part in latents.to(self.vae.device, self.vae.dtype).split(batch_size):
-            pixels = self.unfold(self.vae.decode(part / self.scale + self.shift).sample)
+            raw = (part / self.scale + self.shift).to(part.dtype)
+            pixels = self.unfold(self.vae.decode(raw).sample)
             frames.append(
                 ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
             )
@@ -96,11 +100,23 @@ class FrameAutoencoder(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, dtype: torch.dtype = torch.float32) -> FrameAutoencoder:
-        """Open what ``save_pretrained`` or diffusers wrote; without ``frames.json``, ModelScope's conventions."""
-        vae = AutoencoderKL.from_pretrained(folder, torch_dtype=dtype)
+        """Open what ``save_pretrained`` or diffusers wrote; ModelScope's conventions without ``frames.json``.
+
+        Raises:
+            ValueError: the weights' file lacks a tensor, or has one too many.
+        """
+        vae, info = AutoencoderKL.from_pretrained(folder, torch_dtype=dtype, output_loading_info=True)
+        require_all(info)
         path = Path(folder) / SETTINGS
         settings = json.loads(path.read_text()) if path.is_file() else {}
         return cls(vae, **settings).eval().requires_grad_(False)
+
+
+def require_all(info: dict[str, list[str]]) -> None:
+    """Raise ValueError if diffusers left a tensor of the network as drawn, or one of the file unused."""
+    for what in ("missing_keys", "unexpected_keys"):
+        if keys := sorted(info[what]):
+            raise ValueError(f"{len(keys)} {what.replace('_keys', ' tensors')}, e.g. {keys[0]}")
 
 
 class Reconstruct:

@@ -79,13 +79,18 @@ class LatentEpisodes:
         last = segment.stop - new
         return [j for j in range(segment.start, last + 1) if j + 1 >= past]
 
-    def draw(self, size: int, past: int, new: int, rng: torch.Generator) -> Batch:
-        """``size`` chunks with f_p = past and f_g = new, uniform over the segments that allow it."""
-        allowed = [p for p in self.places if self._starts(p, past, new)]
-        if not allowed:
+    def allowed(self, past: int, new: int) -> list[tuple[int, int]]:
+        """The (episode, segment) pairs that hold f_p = past and f_g = new frames; ValueError if none does."""
+        places = [p for p in self.places if self._starts(p, past, new)]
+        if not places:
             raise ValueError(
                 f"no episode has {past} past and {new} new frames; collect longer episodes or change pairs"
             )
+        return places
+
+    def draw(self, size: int, past: int, new: int, rng: torch.Generator) -> Batch:
+        """``size`` chunks with f_p = past and f_g = new, uniform over the segments that allow it."""
+        allowed = self.allowed(past, new)
         clean, captions = [], []
         for k in torch.randint(len(allowed), (size,), generator=rng).tolist():
             starts = self._starts(allowed[k], past, new)

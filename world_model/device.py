@@ -4,6 +4,17 @@ from __future__ import annotations
 
 import torch
 
+PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}  # and what accelerate calls them
+
+
+def pick_precision(name: str, device: torch.device) -> str:
+    """accelerate's ``mixed_precision`` for ``fp32``, ``bf16`` or ``fp16``."""
+    if name not in PRECISIONS:
+        raise ValueError(f"precision={name}: expected {', '.join(PRECISIONS)}")
+    if name == "fp16" and device.type == "cpu":
+        raise ValueError("precision=fp16 needs a CUDA device; use bf16 or fp32 with device=cpu")
+    return PRECISIONS[name]
+
 
 def pick_device(name: str) -> torch.device:
     """``auto`` is CUDA where there is one; anything else as torch names it."""

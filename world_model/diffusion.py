@@ -9,6 +9,8 @@ this channel with weights 0 and starts out as the model it was.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from diffusers import DPMSolverMultistepScheduler, UNet3DConditionModel
@@ -39,9 +41,10 @@ class Diffusion:
     # --- the forward process -------------------------------------------------------------------
 
     def _alpha_sigma(self, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        alpha_bar = self.scheduler.alphas_cumprod.to(like.device)[timesteps].to(like.dtype)
+        alpha_bar = self.scheduler.alphas_cumprod.to(like.device)[timesteps]
         shape = (-1,) + (1,) * (like.ndim - 1)
-        return alpha_bar.sqrt().view(shape), (1 - alpha_bar).sqrt().view(shape)
+        alpha, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()  # 1 - ᾱ is lost in half precision
+        return alpha.to(like.dtype).view(shape), sigma.to(like.dtype).view(shape)
 
     def add_noise(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """z_t = √ᾱ_t z_0 + √(1-ᾱ_t) ε (Eq. 8); one t per episode."""
@@ -107,7 +110,7 @@ class Diffusion:
     # --- fast learning -------------------------------------------------------------------------
 
     def sequence_loss(self, clean: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:
-        """Eq. 3: every frame of ``(B, F, C, h, w)`` noised, no text, the whole sequence in the loss; ``(B,)``."""
+        """Eq. 3: every frame of ``(B, F, C, h, w)`` noised, no text, all frames in the loss; ``(B,)``."""
         prediction = self._sequence_prediction(clean, timesteps, noise)
         return (prediction - self.target(clean, noise, timesteps)).float().pow(2).mean((1, 2, 3, 4))
 
@@ -133,7 +136,7 @@ class Diffusion:
         tokens: Tensor,
         steps: int,
         guidance: tuple[float, float] = (1.0, 1.0),
-        applied: Callable[[Sequence[str]], object] | None = None,
+        applied: Callable[[Sequence[str]], AbstractContextManager[Any]] | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Tensor:
         """Denoise new frames after clean past ones with three-way guidance (Appendix C.1):

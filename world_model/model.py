@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from tasks import Subgoal
 from tasks.files import write_json
-from world_model.autoencoder import FrameAutoencoder
+from world_model.autoencoder import FrameAutoencoder, require_all
 from world_model.diffusion import Diffusion
 from world_model.memory.adapter import load_theta0, save_theta0
 from world_model.memory.base import AnyMemory
@@ -63,6 +63,11 @@ class Settings:
         unknown = set(self.theta_in) - {"uncond", "past", "text"}
         if unknown:
             raise ValueError(f"theta_in: unknown passes {sorted(unknown)}; have uncond, past, text")
+        if len(self.guidance) != 2 or self.sampling_steps < 1:
+            raise ValueError(
+                f"guidance={list(self.guidance)}, sampling_steps={self.sampling_steps}; expected two scales "
+                "(past, text) and at least 1 step"
+            )
         if not 1 <= self.chunk_frames < self.context_frames:
             raise ValueError(
                 f"chunk_frames={self.chunk_frames} must be below context_frames={self.context_frames}"
@@ -122,8 +127,11 @@ class WorldModel:
     ):
         self.autoencoder, self.text, self.settings, self.version = autoencoder, text, settings, version
         self.unet = with_mask_channel(unet, autoencoder.channels)
+        width, takes = text.null.shape[-1], unet.config.cross_attention_dim
+        if width != takes:
+            raise ValueError(f"text tokens are {width} wide, the UNet's cross_attention_dim is {takes}")
         self.diffusion = Diffusion(self.unet, scheduler, text.null)
-        self.use_memory(memory or NoMemory(), theta0)
+        self.use_memory(memory or cast(AnyMemory, NoMemory()), theta0)
 
     def use_memory(self, memory: AnyMemory, theta0: LoraWeights | None = None) -> None:
         """Attach another memory; its Θ₀ is the given one, else drawn from seed 0."""
@@ -251,47 +259,74 @@ class WorldModel:
             CheckpointError: a missing, truncated or wrong-shaped file.
         """
         folder = Path(folder)
-        if not (folder / "unet").is_dir():
+        if absent := [part for part in ("unet", "vae", "scheduler") if not (folder / part).is_dir()]:
             raise CheckpointError(
-                f"weights={folder}: no world model there (no unet/); give a folder that pretrain saved"
+                f"weights={folder}: no world model there (no {absent[0]}/); give a folder that pretrain saved"
             )
         try:
-            unet = UNet3DConditionModel.from_pretrained(
-                folder, subfolder="unet", torch_dtype=dtype, low_cpu_mem_usage=False
-            )
-            autoencoder = FrameAutoencoder.from_pretrained(folder / "vae", dtype)
-            scheduler = DPMSolverMultistepScheduler.from_pretrained(folder, subfolder="scheduler")
-            clip = (folder / "text_encoder").is_dir()
-            text: TextEncoder = (
-                ClipTextEncoder.from_pretrained(folder) if clip else SentenceEncoder.from_pretrained(folder)
-            )
-            stored = json.loads((folder / SETTINGS).read_text()) if (folder / SETTINGS).is_file() else {}
+            model = cls._opened(folder, dtype)
             theta0 = load_theta0(folder / THETA0) if (folder / THETA0).is_file() else None
         except Exception as error:  # the libraries raise many types for a damaged folder
             reason = " ".join(str(error).split())[:200]
             raise CheckpointError(
                 f"weights={folder} can't be opened ({type(error).__name__}: {reason})"
             ) from None
-        no_dropout(unet).eval().requires_grad_(False).to(device)
-        settings = Settings(**{**stored, **{k: v for k, v in changes.items() if v is not None}})
-        spec = memory.spec if memory else None
+        model.settings = replace(model.settings, **{k: v for k, v in changes.items() if v is not None})
+        model.unet.to(device)
+        model.autoencoder.to(device)
+        if memory is not None:
+            model.use_memory(memory, theta0 if memory.spec else None)
+        return model
+
+    @classmethod
+    def _opened(cls, folder: Path, dtype: torch.dtype) -> WorldModel:
+        unet, info = UNet3DConditionModel.from_pretrained(
+            folder, subfolder="unet", torch_dtype=dtype, low_cpu_mem_usage=False, output_loading_info=True
+        )
+        require_all(info)
+        text: TextEncoder
+        if (folder / "text_encoder").is_dir():
+            text = ClipTextEncoder.from_pretrained(folder)
+        else:
+            text = SentenceEncoder.from_pretrained(folder)
+        stored = json.loads((folder / SETTINGS).read_text()) if (folder / SETTINGS).is_file() else {}
         return cls(
-            autoencoder.to(device),
+            FrameAutoencoder.from_pretrained(folder / "vae", dtype),
             text,
-            unet,
-            scheduler,
-            settings,
-            memory,
-            theta0 if spec else None,
-            fingerprint(folder),
+            no_dropout(unet).eval().requires_grad_(False),
+            DPMSolverMultistepScheduler.from_pretrained(folder, subfolder="scheduler"),
+            Settings(**stored),
+            version=fingerprint(folder),
         )
 
 
-def copied(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+def local_folder(name: str) -> Path:
+    """A folder as it is; anything else as a Hub id, downloaded into the Hub's cache (safetensors only).
+
+    Raises:
+        CheckpointError: neither a folder nor a repository that can be reached.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, ignore_patterns=["*.bin", "*.fp16.*"]))
+    except Exception as error:  # the Hub's client raises the types of its network library, too
+        raise CheckpointError(
+            f"weights={name}: no such folder, and the Hub does not give it ({type(error).__name__}); "
+            "give a local diffusers folder"
+        ) from None
+
+
+def copied(module: nn.Module, dtype: torch.dtype) -> Any:
     """A detached copy of a diffusers module in another dtype."""
-    twin = type(module).from_config(module.config)
-    twin.load_state_dict(module.state_dict())
-    return twin.to(dtype)
+    with torch.device("meta"):  # draws no weights, so that the global generator stays where it is
+        twin = cast(Any, type(module)).from_config(module.config)
+    twin.load_state_dict(
+        {k: v.detach().to(dtype, copy=True) for k, v in module.state_dict().items()}, assign=True
+    )
+    return twin
 
 
 def no_dropout(unet: UNet3DConditionModel) -> UNet3DConditionModel:
@@ -316,7 +351,7 @@ def with_mask_channel(unet: UNet3DConditionModel, latent_channels: int) -> UNet3
     with torch.no_grad():
         new.weight.zero_()
         new.weight[:, :latent_channels] = old.weight
-        new.bias.copy_(old.bias)
+    new.bias = old.bias
     unet.conv_in = new.requires_grad_(old.weight.requires_grad)
     unet.register_to_config(in_channels=latent_channels + 1)
     return unet

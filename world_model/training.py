@@ -68,7 +68,8 @@ class Learner:
         folder: where ``last.safetensors`` goes.
         steps: in all; the learning rate's cosine ends there.
         ema: decay of the average.
-        accelerator: shares each batch over processes and chooses the precision.
+        accelerator: shares each batch over processes and chooses the precision; None trains in this
+            process alone, whatever others there are.
 
     Attributes:
         wrapped: the network as accelerate prepared it; call this one in training.
@@ -85,28 +86,48 @@ class Learner:
         accelerator: Accelerator | None = None,
     ):
         self.network, self.folder, self.steps = network, Path(folder), steps
-        self.accelerator = accelerator or Accelerator(cpu=True)
+        self.accelerator = accelerator
         self.peak, self.warmup = learning_rate, warmup
         parameters = [p for p in network.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
         self.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(ema))
-        self.wrapped, self.optimizer = self.accelerator.prepare(network, optimizer)
+        self.wrapped: nn.Module = network
+        self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(
+            parameters, lr=learning_rate, weight_decay=0.0
+        )
+        if accelerator is not None:
+            self.wrapped, self.optimizer = accelerator.prepare(self.wrapped, self.optimizer)
         self.step = 0
+
+    def backward(self, loss: Tensor) -> None:
+        """Gradients of a step's loss. Raises TrainingError if it is not finite."""
+        if not torch.isfinite(loss):
+            raise self._stuck(f"the loss is {float(loss.detach())}")
+        if self.accelerator is None:
+            loss.backward()
+        else:
+            self.accelerator.backward(loss)
 
     def apply(self, clip: float = 1.0) -> float:
         """One optimizer step on the gradients that are there; returns their norm."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate_at(self.step, self.steps, self.peak, self.warmup)
-        norm = self.accelerator.clip_grad_norm_(self.network.parameters(), clip)
-        if not torch.isfinite(norm):
-            raise TrainingError(
-                f"the gradient is not finite at step {self.step}; {self._last} is intact. Lower the learning rate"
-            )
+        parameters = list(self.network.parameters())
+        if self.accelerator is None:
+            norm = nn.utils.clip_grad_norm_(parameters, clip)
+        else:
+            norm = self.accelerator.clip_grad_norm_(parameters, clip)
+        scaled = self.accelerator is not None and self.accelerator.scaler is not None
+        if not torch.isfinite(norm) and not scaled:  # fp16's scaler itself skips such a step
+            raise self._stuck("the gradient is not finite")
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.average.update_parameters(self.network)
         self.step += 1
         return float(norm)
+
+    def _stuck(self, what: str) -> TrainingError:
+        kept = f"{self._last} is intact" if self._last.is_file() else "there is no checkpoint yet"
+        return TrainingError(f"{what} at step {self.step}; {kept}. Lower the learning rate")
 
     @property
     def _last(self) -> Path:
@@ -198,11 +219,7 @@ def train(
     started, first = time.monotonic(), learner.step
     while learner.step < learner.steps:
         value, figures = loss(learner.step)
-        if not torch.isfinite(value):
-            raise TrainingError(
-                f"the loss is {float(value.detach())} at step {learner.step}; the last checkpoint is intact. Lower the learning rate"
-            )
-        learner.accelerator.backward(value)
+        learner.backward(value)
         figures = {"loss": float(value.detach()), **figures, "gradient_norm": learner.apply()}
         for key, figure in figures.items():
             sums.setdefault(key, []).append(figure)

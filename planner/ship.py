@@ -1,0 +1,63 @@
+"""Copies finished models into ``weights/TASK`` with a manifest that says where they come from.
+
+    python -m planner.ship task=cube_return world_model=RUN inverse_dynamics=RUN hardware="'2 CPU cores'"
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from planner.parts import weights_folder
+from tasks.commands import ROOT, CommandError, main
+from tasks.files import write_json
+
+LIMIT_MB = 25
+
+
+def training_record(run: Path) -> dict:
+    """What a trainer's run directory says of itself: options, steps, hours, held-out figures."""
+    config = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
+    metrics = next((p for p in (run / "model" / "metrics.json", run / "metrics.json") if p.is_file()), None)
+    if metrics is None:
+        raise CommandError(f"{run} holds no finished model (no metrics.json); run its trainer to the end")
+    rows = [r for r in sorted(run.rglob("metrics.jsonl"))]
+    steps = {str(p.parent.relative_to(run)): json.loads(p.read_text().splitlines()[-1])["step"] for p in rows}
+    return {"options": config, "held_out": json.loads(metrics.read_text()), "steps": steps}
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def run(cfg: DictConfig) -> None:
+    target = ROOT / "weights" / cfg.task.name
+    sources = {"world_model": Path(cfg.world_model), "inverse_dynamics": Path(cfg.inverse_dynamics)}
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    manifest: dict = {"task": cfg.task.name, "commit": commit, "hardware": cfg.hardware, "hours": dict(cfg.hours)}
+    for part, source in sources.items():
+        model = weights_folder(str(source / "model"), cfg.task.name, part)
+        manifest[part] = training_record(source)
+        manifest[part]["command"] = cfg.commands[part]
+        staged = target.with_name(f".{target.name}-{part}.tmp")
+        shutil.rmtree(staged, ignore_errors=True)
+        shutil.copytree(model, staged, ignore=shutil.ignore_patterns("metrics.json"))
+        shutil.rmtree(target / part, ignore_errors=True)
+        target.mkdir(parents=True, exist_ok=True)
+        staged.rename(target / part)
+    files = sorted(p for p in target.rglob("*") if p.is_file() and p.name != "manifest.json")
+    size = sum(p.stat().st_size for p in files) / 1e6
+    if size > LIMIT_MB:
+        raise CommandError(f"{target} takes {size:.1f} MB; a task's weights must stay under {LIMIT_MB} MB")
+    manifest["sha256"] = {str(p.relative_to(target)): digest(p) for p in files}
+    write_json(target / "manifest.json", manifest)
+    print(f"{target}: {len(files)} files, {size:.1f} MB")
+
+
+if __name__ == "__main__":
+    main("ship", run)
