@@ -16,7 +16,7 @@ import os
 import sys
 from ctypes.util import find_library
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -71,7 +71,8 @@ def scene_xml(task: CubeReturn, camera: Camera) -> str:
     cubes = "".join(
         f'<body name="{name}"><freejoint name="{name}"/>'
         f'<geom type="box" size="{CUBE_HALF} {CUBE_HALF} {CUBE_HALF}" density="500"'
-        f' rgba="{RGBA[name.split()[0]]}" friction="2 0.05 0.001" condim="6" solref="0.01 1" group="0"/></body>'
+        f' rgba="{RGBA[name.split()[0]]}" friction="2 0.05 0.001" condim="6" solref="0.01 1" group="0"/>'
+        "</body>"
         for name in task.vocabulary.objects
     )
     return f"""<mujoco model="tabletop">
@@ -135,7 +136,7 @@ class TabletopEnv(TaskEnv):
             so that an edge between two pixels shows.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 4}
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012 (gymnasium's own type)
 
     def __init__(self, task: Task | None = None, image_size: int = 64, render_mode: str | None = "rgb_array"):
         self.task = task or CubeReturn()
@@ -333,7 +334,7 @@ def load_mujoco():
 
 
 def choose_gl() -> None:
-    """Pick EGL, else OSMesa, else the display, unless ``MUJOCO_GL`` chose. Elsewhere than on Linux: MuJoCo's own.
+    """Pick EGL, else OSMesa, else the display, unless ``MUJOCO_GL`` did; other systems have their own.
 
     Raises:
         GraphicsError: there is none.

@@ -52,7 +52,9 @@ class InverseDynamicsConfig:
     def __post_init__(self) -> None:
         height, width = self.image_size
         if height < 2 * STRIDE or width < 2 * STRIDE or height % STRIDE or width % STRIDE:
-            raise ValueError(f"image_size {height}x{width}: sides must be multiples of {STRIDE}, at least {2 * STRIDE}")
+            raise ValueError(
+                f"image_size {height}x{width}: sides must be multiples of {STRIDE}, at least {2 * STRIDE}"
+            )
         if len(self.channels) != 3 or min(*self.channels, self.keypoints, self.hidden) < 1:
             raise ValueError(f"channels must be three widths, got {self.channels}; all sizes must be ≥ 1")
 
@@ -62,7 +64,7 @@ class InverseDynamicsConfig:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> InverseDynamicsConfig:
         spec = ActionSpec(**{k: tuple(v) for k, v in value["spec"].items()})
-        rest = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items() if k != "spec"}
+        rest: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items() if k != "spec"}
         return cls(spec=spec, **rest)
 
 
@@ -153,7 +155,7 @@ class InverseDynamics(nn.Module):
         """Expected place and peak height of each heat map: ``(N, K, h, w)`` to ``(N, 3K)``."""
         flat = logits.flatten(2).float()
         weight = flat.softmax(-1)
-        grid = F.adaptive_avg_pool2d(self.grid, logits.shape[-2:]).flatten(2).expand(len(logits), -1, -1)
+        grid = F.adaptive_avg_pool2d(self.grid, (logits.shape[-2], logits.shape[-1])).flatten(2).expand(len(logits), -1, -1)
         return torch.cat([(weight @ grid.transpose(1, 2)).flatten(1), weight.amax(-1)], 1)
 
     def loss(self, raw: Tensor, actions: Tensor) -> tuple[Tensor, dict[str, float]]:
@@ -206,7 +208,12 @@ class InverseDynamics(nn.Module):
         """
         frames = torch.as_tensor(np.ascontiguousarray(frames) if isinstance(frames, np.ndarray) else frames)
         want = (*self.config.image_size, 3)
-        if frames.ndim != 5 or tuple(frames.shape[2:]) != want or frames.dtype != torch.uint8 or frames.shape[1] < 2:
+        if (
+            frames.ndim != 5
+            or tuple(frames.shape[2:]) != want
+            or frames.dtype != torch.uint8
+            or frames.shape[1] < 2
+        ):
             raise ValueError(
                 f"expected frames (B, F+1 ≥ 2, {', '.join(map(str, want))}) uint8, "
                 f"got {tuple(frames.shape)} {str(frames.dtype).removeprefix('torch.')}"
@@ -244,11 +251,15 @@ class InverseDynamics(nn.Module):
             config = InverseDynamicsConfig.from_json(json.loads((folder / CONFIG).read_text()))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             reason = f"{type(error).__name__}: {error}"
-            raise CheckpointError(f"{folder / CONFIG} describes no inverse dynamics model ({reason})") from None
+            raise CheckpointError(
+                f"{folder / CONFIG} describes no inverse dynamics model ({reason})"
+            ) from None
         try:
             tensors = load_file(folder / WEIGHTS)
         except SafetensorError as error:
-            raise CheckpointError(f"{folder / WEIGHTS} is truncated or damaged ({error}); fetch or train it again") from None
+            raise CheckpointError(
+                f"{folder / WEIGHTS} is truncated or damaged ({error}); fetch or train it again"
+            ) from None
         model = cls(config)
         _check_same_network(folder / WEIGHTS, model.state_dict(), tensors)
         model.load_state_dict({k: v.float() for k, v in tensors.items()})
@@ -262,10 +273,14 @@ def to_unit(frames: Tensor) -> Tensor:
 
 def _check_same_network(path: Path, have: dict[str, Tensor], given: dict[str, Tensor]) -> None:
     for name in sorted(set(have) ^ set(given)):
-        raise CheckpointError(f"{path}: tensor {name!r} is {'missing' if name in have else 'unknown'}; is config.json another model's?")
+        raise CheckpointError(
+            f"{path}: tensor {name!r} is {'missing' if name in have else 'unknown'}; is config.json another model's?"
+        )
     for name, tensor in have.items():
         if tensor.shape != given[name].shape:
             shapes = f"{tuple(given[name].shape)}, config.json asks for {tuple(tensor.shape)}"
-            raise CheckpointError(f"{path}: tensor {name!r} has shape {shapes}; is config.json another model's?")
+            raise CheckpointError(
+                f"{path}: tensor {name!r} has shape {shapes}; is config.json another model's?"
+            )
         if not torch.isfinite(given[name]).all():
             raise CheckpointError(f"{path}: tensor {name!r} holds values that are not finite; train it again")

@@ -48,7 +48,9 @@ class Pairs:
             of each pair's first frame; actions ``(P, A)``.
     """
 
-    def __init__(self, dataset: EpisodeDataset, episodes: range, corruption: Corruption | None, corrupted: int):
+    def __init__(
+        self, dataset: EpisodeDataset, episodes: range, corruption: Corruption | None, corrupted: int
+    ):
         if not len(episodes):
             raise ValueError("no episodes; collect some with python -m envs.collect")
         frames, actions, firsts, at, reached = [], [], [], 0, 0
@@ -111,7 +113,11 @@ def augment(pairs: Tensor, rng: torch.Generator) -> Tensor:
         pairs = torch.where(share(p).view(-1, 1, 1, 1, 1), pairs + mix * (other - pairs), pairs)
     gain = 1 + 0.1 * (torch.rand(B, 1, 3, 1, 1, generator=rng) - 0.5).to(device)
     offset = 0.06 * (torch.rand(B, 1, 3, 1, 1, generator=rng) - 0.5).to(device)
-    noise = torch.randn(pairs.shape, generator=rng).to(device) * 0.04 * torch.rand(B, 1, 1, 1, 1, generator=rng).to(device)
+    noise = (
+        torch.randn(pairs.shape, generator=rng).to(device)
+        * 0.04
+        * torch.rand(B, 1, 1, 1, 1, generator=rng).to(device)
+    )
     return (pairs * gain + offset + noise).clamp(0, 1)
 
 
@@ -158,11 +164,17 @@ class Trainer:
             self.step = int(tensors["step"])
         except Exception as error:  # safetensors and torch raise many types for a damaged file
             reason = " ".join(str(error).split())[:160]
-            raise CheckpointError(f"{self.last} can't be resumed ({reason}); delete it to start over") from None
+            raise CheckpointError(
+                f"{self.last} can't be resumed ({reason}); delete it to start over"
+            ) from None
 
     def learning_rate(self) -> float:
         warm = min(1.0, (self.step + 1) / 100)
-        return self.cfg.learning_rate * warm * (0.02 + 0.49 * (1 + math.cos(math.pi * self.step / self.cfg.steps)))
+        return (
+            self.cfg.learning_rate
+            * warm
+            * (0.02 + 0.49 * (1 + math.cos(math.pi * self.step / self.cfg.steps)))
+        )
 
     def train_step(self, data: Pairs) -> dict[str, float]:
         rng = torch.Generator().manual_seed(self.cfg.seed * 1_000_003 + self.step)
@@ -173,7 +185,10 @@ class Trainer:
             raw = self.model(pairs)
         loss, parts = self.model.loss(raw, data.actions[index].to(self.device))
         if not torch.isfinite(loss):
-            raise CommandError(f"the loss is {float(loss.detach())} at step {self.step}; {self.last} is intact, lower the learning rate")
+            raise CommandError(
+                f"the loss is {float(loss.detach())} at step {self.step}; "
+                f"{self.last} is intact, lower the learning rate"
+            )
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
         self.optimizer.zero_grad(set_to_none=True)
@@ -193,16 +208,15 @@ def evaluate(model: InverseDynamics, data: Pairs, limit: int = 4000) -> dict[str
     for name, flag in (("true", False), ("corrupted", True)):
         if flag and data.corrupted is None:
             continue
-        parts = [
-            model.actions(data.pair(c, torch.full((len(c), 2), flag)))[:, 0] for c in chosen.split(256)
-        ]
+        parts = [model.actions(data.pair(c, torch.full((len(c), 2), flag)))[:, 0] for c in chosen.split(256)]
         out[name] = action_errors(model, np.concatenate(parts), data.actions[chosen].numpy())
     return out
 
 
 def action_errors(model: InverseDynamics, read: np.ndarray, told: np.ndarray) -> dict[str, float]:
     """Figures of ``(N, A)`` actions read against those told."""
-    spec, figures = model.spec, {"n": len(read)}
+    spec = model.spec
+    figures: dict[str, float] = {"n": len(read)}
     if at := spec.indices("position"):
         error = 1000 * np.linalg.norm(read[:, at] - told[:, at], axis=1)
         figures |= {"position_median_mm": float(np.median(error)), "position_mean_mm": float(error.mean())}
@@ -220,7 +234,9 @@ def action_errors(model: InverseDynamics, read: np.ndarray, told: np.ndarray) ->
 def score(metrics: dict[str, dict[str, float]]) -> float:
     """What "best" means: the sum of the median (or mean) errors and of the wrong binaries."""
     return sum(
-        m.get("position_median_mm", 0.0) + m.get("degrees_mean", 0.0) + 1000 * (1 - m.get("binary_accuracy", 1.0))
+        m.get("position_median_mm", 0.0)
+        + m.get("degrees_mean", 0.0)
+        + 1000 * (1 - m.get("binary_accuracy", 1.0))
         for m in metrics.values()
     )
 
@@ -228,7 +244,11 @@ def score(metrics: dict[str, dict[str, float]]) -> float:
 def fit(trainer: Trainer, training: Pairs, held: Pairs, cfg: DictConfig) -> None:
     """Train to the last step; every ``every`` steps log, evaluate, checkpoint, keep the best."""
     log = trainer.folder / "metrics.jsonl"
-    kept = [r for r in (log.read_text().splitlines() if log.is_file() else []) if json.loads(r)["step"] <= trainer.step]
+    kept = [
+        r
+        for r in (log.read_text().splitlines() if log.is_file() else [])
+        if json.loads(r)["step"] <= trainer.step
+    ]
     write_text(log, "".join(r + "\n" for r in kept))
     best = min((json.loads(r)["score"] for r in kept), default=math.inf)
     board, begin, first, sums = SummaryWriter(str(trainer.folder)), time.monotonic(), trainer.step, []
@@ -241,7 +261,10 @@ def fit(trainer: Trainer, training: Pairs, held: Pairs, cfg: DictConfig) -> None
         model = trainer.average.module.eval()
         metrics = evaluate(model, held, 1000)
         row = {k: float(np.mean([s[k] for s in sums])) for k in sums[0]}
-        row |= {"score": score(metrics), "samples_per_second": cfg.batch_size * (trainer.step - first) / (time.monotonic() - begin)}
+        row |= {
+            "score": score(metrics),
+            "samples_per_second": cfg.batch_size * (trainer.step - first) / (time.monotonic() - begin),
+        }
         row |= {f"{n}/{k}": v for n, m in metrics.items() for k, v in m.items()}
         for key, value in row.items():
             board.add_scalar(key, value, trainer.step)
@@ -280,7 +303,9 @@ def run(cfg: DictConfig) -> None:
         held = Pairs(dataset, range(cut, len(dataset)), corruption, held_count)
         height, width = training.frames.shape[1:3]
         spec = hydra.utils.instantiate(cfg.task).action_spec
-        trainer = Trainer(cfg, InverseDynamicsConfig(spec, (height, width)), run_dir.path, pick_device(cfg.device))
+        trainer = Trainer(
+            cfg, InverseDynamicsConfig(spec, (height, width)), run_dir.path, pick_device(cfg.device)
+        )
         trainer.resume()
         if trainer.step:
             print(f"going on at step {trainer.step} of {cfg.steps}")

@@ -44,7 +44,9 @@ def baseline_row(name: str, parts: Parts, seeds: Sequence[int]) -> dict[str, Any
     ways: dict[str, Callable[[Any], Score]] = {
         "do_nothing": lambda layout: do_nothing(parts.task, layout),
         "constant_guess": lambda layout: constant_guess(parts.task, layout),
-        "true_frames": lambda layout: true_frames(env, layout, expert_episode(env, layout), parts.inverse_dynamics),
+        "true_frames": lambda layout: true_frames(
+            env, layout, expert_episode(env, layout), parts.inverse_dynamics
+        ),
     }
     rows = rows_of([ways[name](layout) for layout in tqdm(layouts, desc=name, unit="episode")], seeds)
     return {
@@ -117,7 +119,11 @@ def run(cfg: DictConfig) -> None:
         path = run_dir / "finished" / f"{name}.json"
         if not path.is_file():
             print(f"row {name}")
-            row = baseline_row(name, parts, seeds) if name in BASELINES else model_row(name, cfg, seeds, run_dir)
+            row = (
+                baseline_row(name, parts, seeds)
+                if name in BASELINES
+                else model_row(name, cfg, seeds, run_dir)
+            )
             write_json(path, row)
     measured = run_dir / "instruments.json"
     if not measured.is_file():

@@ -17,7 +17,9 @@ def autoencoded(model: WorldModel, frames: np.ndarray) -> np.ndarray:
     return model.autoencoder.decode(model.autoencoder.encode(frames))
 
 
-def reading_error(reader: InverseDynamics, episodes: Sequence[Episode], frames: Sequence[np.ndarray]) -> dict[str, float]:
+def reading_error(
+    reader: InverseDynamics, episodes: Sequence[Episode], frames: Sequence[np.ndarray]
+) -> dict[str, float]:
     """Error of the read-off gripper pose against the expert's command, mm, and the gripper's accuracy."""
     read = np.concatenate([reader.actions(f[None])[0] for f in frames])
     told = np.concatenate([e.actions for e in episodes])
@@ -31,7 +33,9 @@ def reading_error(reader: InverseDynamics, episodes: Sequence[Episode], frames: 
     }
 
 
-def locating_error(locator: CubeLocator, episodes: Sequence[Episode], frames: Sequence[np.ndarray]) -> dict[str, float]:
+def locating_error(
+    locator: CubeLocator, episodes: Sequence[Episode], frames: Sequence[np.ndarray]
+) -> dict[str, float]:
     """Error of the located cubes against the truth at the frames that end a chunk, mm, and the share not
     found; cubes in the gripper are left out."""
     errors, lost = [], []
@@ -53,7 +57,11 @@ def locating_error(locator: CubeLocator, episodes: Sequence[Episode], frames: Se
 
 
 def next_chunk_error(
-    model: WorldModel, locator: CubeLocator, episodes: Sequence[Episode], plans: Sequence[Sequence[Subgoal]], chunks: int
+    model: WorldModel,
+    locator: CubeLocator,
+    episodes: Sequence[Episode],
+    plans: Sequence[Sequence[Subgoal]],
+    chunks: int,
 ) -> dict[str, dict[str, float]]:
     """Imagined next chunks from true past frames, against copying the last frame.
 
@@ -79,10 +87,16 @@ def next_chunk_error(
                     index = locator.names.index(subgoal.object)
                     found = locator.locate(frames[-1:])[0, index]
                     true = episode.position(subgoal.object)[segment.stop]
-                    landed.setdefault((name, subgoal.kind), []).append(float(1000 * np.linalg.norm(found - true)))
+                    landed.setdefault((name, subgoal.kind), []).append(
+                        float(1000 * np.linalg.norm(found - true))
+                    )
             done += 1
-    pixel = 1000 * locator.camera.metres_per_pixel(np.array([*np.mean(episodes[0].position(locator.names[0]), 0)]))
-    out = {n: {"psnr": float(10 * np.log10(255**2 / np.mean(e))), "chunks": len(e)} for n, e in errors.items()}
+    pixel = 1000 * locator.camera.metres_per_pixel(
+        np.array([*np.mean(episodes[0].position(locator.names[0]), 0)])
+    )
+    out = {
+        n: {"psnr": float(10 * np.log10(255**2 / np.mean(e))), "chunks": len(e)} for n, e in errors.items()
+    }
     for (name, kind), values in landed.items():
         found = np.array(values)[np.isfinite(values)]
         out[name] |= {

@@ -165,7 +165,9 @@ def _one_chunk(
             execute(r, a)
             r.imagined.extend(frames)
     with clock.part("remember"):
-        return world_model.remember(rollout, chunk, _observed(members, chunk) if condition_on == "observed" else None)
+        return world_model.remember(
+            rollout, chunk, _observed(members, chunk) if condition_on == "observed" else None
+        )
 
 
 def _observed(members: list[Running], chunk: Chunk) -> np.ndarray:
@@ -189,11 +191,20 @@ def _result(running: Running, locator: CubeLocator) -> PlanResult:
     imagined = np.stack(running.imagined)
     located, imagined_score = score_located(task, imagined, running, locator)
     return PlanResult(
-        running.layout, running.plan, imagined, executed, located, score, imagined_score, tuple(running.errors)
+        running.layout,
+        running.plan,
+        imagined,
+        executed,
+        located,
+        score,
+        imagined_score,
+        tuple(running.errors),
     )
 
 
-def score_located(task: Task, imagined: np.ndarray, running: Running, locator: CubeLocator) -> tuple[np.ndarray, Score]:
+def score_located(
+    task: Task, imagined: np.ndarray, running: Running, locator: CubeLocator
+) -> tuple[np.ndarray, Score]:
     """Score what the imagined frames show. A cube stands free at the end of a chunk that lets go of it;
     where it is not found then, it counts as never displaced, or as where it was seen last."""
     names = task.vocabulary.objects

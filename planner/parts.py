@@ -63,14 +63,16 @@ def assemble(cfg: DictConfig, count: int) -> Parts:
     )
     if world_model.settings.chunk_frames != task.chunk_frames:
         raise CommandError(
-            f"{model_folder} makes chunks of {world_model.settings.chunk_frames} frames, task={task.name} needs {task.chunk_frames}"
+            f"{model_folder} makes chunks of {world_model.settings.chunk_frames} frames, "
+            f"task={task.name} needs {task.chunk_frames}"
         )
     reader = InverseDynamics.from_pretrained(reader_folder).to(device).eval()
     envs = [make_env(task=task) for _ in range(count)]
+    used = world_model.settings
     header = {
         "task": f"{task.name} ({task.unit})",
         "env": envs[0].name,
-        "model": f"{world_model.settings.name}, {world_model.settings.sampling_steps} steps, guidance {list(world_model.settings.guidance)}",
+        "model": f"{used.name}, {used.sampling_steps} sampling steps, guidance {list(used.guidance)}",
         "weights": f"{_shown(model_folder)} ({world_model.version})",
         "memory": memory.name,
         "inverse dynamics": f"{_shown(reader_folder)} ({fingerprint(reader_folder)})",

@@ -55,7 +55,9 @@ def aggregate(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "displaced": share_interval(displaced),
         "success": share_interval([r["success"] for r in rows]),
         "imagined_lost": share_interval(lost),
-        "seconds_per_episode": {p: float(np.mean([r["seconds"].get(p, 0.0) for r in rows])) for p in sorted(parts)},
+        "seconds_per_episode": {
+            p: float(np.mean([r["seconds"].get(p, 0.0) for r in rows])) for p in sorted(parts)
+        },
     }
 
 
@@ -65,7 +67,12 @@ def save_result(folder: Path, result: PlanResult) -> None:
     e = result.executed
     with atomic_path(stem.with_suffix(".npz")) as temp, open(temp, "wb") as file:
         np.savez_compressed(
-            file, imagined=result.imagined, located=result.located, frames=e.frames, actions=e.actions, positions=e.positions
+            file,
+            imagined=result.imagined,
+            located=result.located,
+            frames=e.frames,
+            actions=e.actions,
+            positions=e.positions,
         )
     record = {
         "layout": {**_plain_layout(result.layout)},

@@ -37,7 +37,6 @@ def held_out_seeds(seeds: range, seed: int, episodes: int) -> list[int]:
 def run_batches(parts: Parts, cfg: DictConfig, seeds: Sequence[int], folder: Path) -> list[PlanResult]:
     """Run what is not finished yet, in batches; every finished batch is on disk."""
     todo = [s for s in seeds if load_result(folder, s) is None]
-    chunks = 0
     with tqdm(total=len(seeds), initial=len(seeds) - len(todo), unit="episode") as bar:
         for at in range(0, len(todo), cfg.batch_size):
             batch = todo[at : at + cfg.batch_size]
@@ -116,7 +115,11 @@ def publish(run_dir: RunDir, parts: Parts, cfg: DictConfig, results: list[PlanRe
     write_json(run_dir / "result.json", {"parts": parts.header, "summary": total, "episodes": rows})
 
     def interval(value: dict[str, float] | None) -> Interval:
-        return Interval(value["mean"], value["low"], value["high"]) if value else Interval(np.nan, np.nan, np.nan)
+        return (
+            Interval(value["mean"], value["low"], value["high"])
+            if value
+            else Interval(np.nan, np.nan, np.nan)
+        )
 
     summary = Summary(
         n=len(rows),
@@ -126,7 +129,16 @@ def publish(run_dir: RunDir, parts: Parts, cfg: DictConfig, results: list[PlanRe
         success=Interval(*(total["success"][k] for k in ("share", "low", "high"))),
     )
     reports = [report_of(r) for r in results]
-    write_report(run_dir.path, parts.header, summary, reports, parts.envs[0].camera, parts.task, parts.task.places, cfg.media)
+    write_report(
+        run_dir.path,
+        parts.header,
+        summary,
+        reports,
+        parts.envs[0].camera,
+        parts.task,
+        parts.task.places,
+        cfg.media,
+    )
     return total
 
 
@@ -141,7 +153,11 @@ def run(cfg: DictConfig) -> None:
         stored = json.loads(finished.read_text())
         print("\n".join(f"{k:>16}  {v}" for k, v in stored["parts"].items()))
         lines = closing_lines(stored["summary"], stored["parts"]["task"].rpartition("(")[2].rstrip(")"))
-        print("\n".join(["finished already (fresh=true runs it again)", *lines, f"report: {run_dir / 'report.html'}"]))
+        print(
+            "\n".join(
+                ["finished already (fresh=true runs it again)", *lines, f"report: {run_dir / 'report.html'}"]
+            )
+        )
         return
     parts = assemble(cfg, min(count, episodes))
     print("\n".join(f"{k:>16}  {v}" for k, v in parts.header.items()))

@@ -1,6 +1,6 @@
 """Copies finished models into ``weights/TASK`` with a manifest that says where they come from.
 
-    python -m planner.ship task=cube_return world_model=RUN inverse_dynamics=RUN hardware="'2 CPU cores'"
+python -m planner.ship task=cube_return world_model=RUN inverse_dynamics=RUN hardware="'2 CPU cores'"
 """
 
 from __future__ import annotations
@@ -38,8 +38,15 @@ def digest(path: Path) -> str:
 def run(cfg: DictConfig) -> None:
     target = ROOT / "weights" / cfg.task.name
     sources = {"world_model": Path(cfg.world_model), "inverse_dynamics": Path(cfg.inverse_dynamics)}
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    manifest: dict = {"task": cfg.task.name, "commit": commit, "hardware": cfg.hardware, "hours": dict(cfg.hours)}
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.strip()
+    manifest: dict = {
+        "task": cfg.task.name,
+        "commit": commit,
+        "hardware": cfg.hardware,
+        "hours": dict(cfg.hours),
+    }
     for part, source in sources.items():
         model = weights_folder(str(source / "model"), cfg.task.name, part)
         manifest[part] = training_record(source)

@@ -14,7 +14,9 @@ def mean_interval(values: Sequence[float], resamples: int = 10_000, seed: int = 
     if not len(x):
         raise ValueError("no episodes, so no mean")
     rng = np.random.default_rng(seed)
-    means = np.concatenate([x[rng.integers(len(x), size=(500, len(x)))].mean(1) for _ in range(resamples // 500)])
+    means = np.concatenate(
+        [x[rng.integers(len(x), size=(500, len(x)))].mean(1) for _ in range(resamples // 500)]
+    )
     low, high = np.quantile(means, [0.025, 0.975])
     return {"mean": float(x.mean()), "low": float(low), "high": float(high), "n": len(x)}
 

@@ -59,7 +59,10 @@ class ActionSpec:
         Raises:
             MalformedActionError: wrong shape, a value that is not finite, or a zero quaternion.
         """
-        a = np.array(action, np.float64)
+        try:
+            a = np.array(action, np.float64)
+        except (TypeError, ValueError):
+            raise MalformedActionError(f"expected {len(self)} numbers {self.names}, got {action!r}") from None
         if a.shape != (len(self),):
             raise MalformedActionError(f"expected {len(self)} numbers {self.names}, got shape {a.shape}")
         if not np.isfinite(a).all():
@@ -67,8 +70,10 @@ class ActionSpec:
         quat = self.indices("quaternion")
         if quat:
             norm = np.linalg.norm(a[quat])
-            if norm < 1e-3:
-                raise MalformedActionError("the quaternion has length 0; expected x y z w with length 1")
+            if not 1e-3 <= norm < np.inf:
+                raise MalformedActionError(
+                    f"the quaternion has length {norm:g}; expected x y z w of length 1"
+                )
             a[quat] /= norm
         return a
 

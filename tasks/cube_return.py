@@ -81,6 +81,8 @@ class CubeReturn(Task):
 
     def layout(self, seed: int, moves: Mapping[str, str] | None = None) -> Layout:
         names = self.vocabulary.objects
+        if moves:
+            self.check_plan(self._plan(moves))
         rng = np.random.default_rng([seed, 20241030])
         count = 1 if seed % 2 == 0 else min(2, len(names))
         for _ in range(100_000):
@@ -92,9 +94,7 @@ class CubeReturn(Task):
                 xyz = np.column_stack([starts, np.full(len(names), CUBE_HALF)])
                 plan = self._plan(asked)
                 return Layout(seed, self._instruction(asked), names, xyz, plan)
-        raise PlanError(
-            f"no layout in which {dict(moves or {})} can be asked: the places are too close together"
-        )
+        raise PlanError(f"no layout in which {dict(moves or {})} can be asked: its places are too close")
 
     def _draw_moves(self, rng, names, starts, count) -> dict[str, str] | None:
         chosen = [names[i] for i in rng.permutation(len(names))[:count]]
@@ -149,12 +149,12 @@ class CubeReturn(Task):
     def check_plan(self, plan: Sequence[Subgoal]) -> None:
         held: str | None = None
         at: dict[str, str] = {}
+        returned: set[str] = set()
         for i, s in enumerate(plan, 1):
             where = f"step {i} ({s.text!r})"
             if self.subgoal(s.kind, s.object, s.target) != s:
-                raise PlanError(
-                    f"{where}: the caption does not belong to {s.kind} {s.object} {s.target or ''}"
-                )
+                asked = " ".join(filter(None, (s.kind, s.object, s.target)))
+                raise PlanError(f"{where}: the caption does not belong to {asked}")
             if s.kind == "pick":
                 if held:
                     raise PlanError(f"{where}: the gripper still holds the {held}")
@@ -162,7 +162,7 @@ class CubeReturn(Task):
                 continue
             if held != s.object:
                 raise PlanError(f"{where}: the {s.object} is not in the gripper; pick it up first")
-            if s.kind == "put":
+            if s.target:
                 taken = [o for o, place in at.items() if place == s.target and o != s.object]
                 if taken:
                     raise PlanError(f"{where}: the {taken[0]} already stands {PLACE_WORDS[s.target]}")
@@ -171,10 +171,13 @@ class CubeReturn(Task):
                 raise PlanError(f"{where}: the {s.object} was never moved, so it can't be returned")
             else:
                 del at[s.object]
+                returned.add(s.object)
             held = None
         if held:
             raise PlanError(f"the plan ends with the {held} in the gripper")
-        if not any(s.kind == "return" for s in plan):
+        for cube in returned & set(at):
+            raise PlanError(f"the {cube} is returned and then moved again; return it last")
+        if not returned:
             raise PlanError("the plan returns no cube; cube_return measures the way back")
 
     def moves(self, plan: Sequence[Subgoal]) -> dict[str, str]:

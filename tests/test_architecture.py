@@ -142,7 +142,8 @@ def groups(command: str) -> list[str]:
 
 def compositions() -> list[tuple[str, str]]:
     """Each command with each option of each of its groups."""
-    return [(c, f"{g}={o}") for c in command_files() for g in dict.fromkeys(groups(c)) for o in options(g.split("@")[0])]
+    mounted = [(c, g) for c in command_files() for g in dict.fromkeys(groups(c))]
+    return [(c, f"{g}={o}") for c, g in mounted for o in options(g.split("@")[0])]
 
 
 def targets(node: object) -> Iterator[str]:

@@ -288,12 +288,11 @@ def test_each_pass_sees_its_own_text(unet):
 # --- learning ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_one_batch_is_overfitted(tmp_path: Path, kind):
-    """120 steps bring the loss of one batch from above 0.9 to below 0.15."""
+def test_one_batch_is_overfitted(tmp_path: Path):
+    """50 steps bring the loss of one batch from above 0.9 to below 0.02."""
     unet = make_unet().requires_grad_(True)
-    learner = Learner(unet, tmp_path, 120, 2e-2, 5, 0.9)
-    diffusion = make_diffusion(unet, kind)
+    learner = Learner(unet, tmp_path, 50, 2e-2, 5, 0.9)
+    diffusion = make_diffusion(unet)
     clean, noise, t = latents(2, 3), latents(2, 3, seed=1), torch.tensor([600, 300])
     history: list[float] = []
 
@@ -303,4 +302,4 @@ def test_one_batch_is_overfitted(tmp_path: Path, kind):
         return value, {}
 
     train(learner, loss, None, 1000)
-    assert history[0] > 0.9 and history[-1] < 0.15, (history[0], history[-1])
+    assert history[0] > 0.9 and history[-1] < 0.02, (history[0], history[-1])

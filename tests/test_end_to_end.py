@@ -25,7 +25,12 @@ SMALL_MODEL = [
 def command(module: str, *options: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-m", module, *options], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280
+        [sys.executable, "-m", module, *options],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=280,
     )
     if check:
         assert done.returncode == 0, done.stderr[-2000:]
@@ -43,7 +48,9 @@ def recipe(tmp_path_factory) -> dict[str, Path]:
         "autoencoder.every=2", "diffusion.steps=4", "diffusion.batch_size=2", "diffusion.every=2",
         "diffusion.held_out_chunks=1", *SMALL_MODEL,
     )  # fmt: skip
-    command("inverse_dynamics.train", f"data={data}", f"run_dir={reader}", "steps=4", "batch_size=4", "every=2")
+    command(
+        "inverse_dynamics.train", f"data={data}", f"run_dir={reader}", "steps=4", "batch_size=4", "every=2"
+    )
     return {"data": data, "weights": model / "model", "reader": reader / "model", "folder": folder}
 
 
@@ -53,7 +60,8 @@ def recipe(tmp_path_factory) -> dict[str, Path]:
 def test_planning_on_weights_that_the_trainers_saved(recipe, memory, condition_on):
     run_dir = recipe["folder"] / f"run-{memory}-{condition_on}"
     options = [
-        "episodes=2", "batch_size=2", "media=1", f"memory={memory}", f"condition_on={condition_on}", f"weights={recipe['weights']}",
+        "episodes=2", "batch_size=2", "media=1", f"memory={memory}", f"condition_on={condition_on}",
+        f"weights={recipe['weights']}",
         f"inverse_dynamics={recipe['reader']}", f"run_dir={run_dir}",
     ]  # fmt: skip
     first = command("planner.run", *options).stdout
@@ -143,7 +151,11 @@ def test_damaged_weights_are_one_clear_line(recipe, tmp_path):
     file = next((broken / "unet").glob("*.safetensors"))
     file.write_bytes(file.read_bytes()[:1000])
     done = command(
-        "planner.run", f"weights={broken}", f"inverse_dynamics={recipe['reader']}", f"run_dir={tmp_path / 'run'}", check=False
+        "planner.run",
+        f"weights={broken}",
+        f"inverse_dynamics={recipe['reader']}",
+        f"run_dir={tmp_path / 'run'}",
+        check=False,
     )
     assert done.returncode == 1
     assert len(done.stderr.strip().splitlines()) == 1 and "broken" in done.stderr, done.stderr

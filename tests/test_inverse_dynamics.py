@@ -1,0 +1,162 @@
+"""The inverse dynamics model and its trainer, on small real models."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from inverse_dynamics.model import CheckpointError, InverseDynamics, InverseDynamicsConfig
+from inverse_dynamics.train import Pairs, Trainer, augment, evaluate, run
+from tasks import ActionSpec, Episode, Segment
+from tasks.commands import compose
+from tasks.cube_return import CubeReturn
+from tasks.dataset import DatasetWriter, load_episodes
+
+SPEC = CubeReturn().action_spec
+KEYS = ActionSpec(("forward", "jump", "pitch", "yaw"), ("binary", "binary", "degrees", "degrees"), (0, 0, -30, -30), (1, 1, 30, 30))  # fmt: skip
+SMALL = {"channels": (8, 8, 8), "keypoints": 8, "hidden": 32}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Three episodes of a dot whose place is the action."""
+    path = tmp_path_factory.mktemp("data") / "dots"
+    rng = np.random.default_rng(0)
+    writer = DatasetWriter(path, 4, SPEC.names)
+    for seed in range(3):
+        actions = SPEC.clip(rng.uniform(SPEC.low, SPEC.high, (8, 8)))
+        actions[:, 3:7] = [1, 0, 0, 0]
+        frames = np.full((9, 32, 32, 3), 170, np.uint8)
+        for t, action in enumerate(actions, 1):
+            u, v = (int(28 * (action[i] - SPEC.low[i]) / (SPEC.high[i] - SPEC.low[i])) for i in (0, 1))
+            frames[t, v : v + 4, u : u + 4] = [200, 20, 20] if action[7] > 0.5 else [20, 20, 200]
+        positions = np.zeros((9, 1, 3), np.float32)
+        writer.append(Episode(frames, actions, (Segment(0, 8, "move"),), positions, ("gripper",), {"seed": seed}))
+    writer.finish()
+    return path
+
+
+def options(data, run_dir, *more):
+    return compose(
+        "inverse_dynamics",
+        [f"data={data}", f"run_dir={run_dir}", "batch_size=4", "every=2", "steps=4", "device=cpu", *more],
+    )
+
+
+def test_it_overfits_sixteen_pairs(data, tmp_path):
+    torch.manual_seed(0)
+    pairs = Pairs(load_episodes(data), range(2), None, 0)
+    model = InverseDynamics(InverseDynamicsConfig(SPEC, (32, 32), **SMALL))
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    frames = pairs.pair(torch.arange(16), torch.zeros(16, 2, dtype=torch.bool)).permute(0, 1, 4, 2, 3) / 255
+    for _ in range(300):
+        loss, _ = model.loss(model(frames), pairs.actions[:16])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert float(loss.detach()) < 0.05
+
+
+def test_resumed_training_ends_with_the_same_weights(data, tmp_path):
+    run(options(data, tmp_path / "whole"))
+    cfg = options(data, tmp_path / "cut")
+    config = InverseDynamicsConfig(SPEC, (32, 32))
+    training = Pairs(load_episodes(data), range(2), None, 0)
+    first = Trainer(cfg, config, tmp_path / "half", torch.device("cpu"))
+    for _ in range(2):
+        first.train_step(training)
+    first.save()
+    second = Trainer(cfg, config, tmp_path / "half", torch.device("cpu"))
+    second.resume()
+    assert second.step == 2
+    for _ in range(2):
+        second.train_step(training)
+    second.average.module.save_pretrained(tmp_path / "half" / "model")
+    whole, halves = ((tmp_path / n / "model" / "model.safetensors").read_bytes() for n in ("whole", "half"))
+    assert whole == halves
+
+
+def test_the_command_writes_figures_and_finishes_once(data, tmp_path, capsys):
+    cfg = options(data, tmp_path / "run", "corruption={_target_: tests.test_inverse_dynamics.Darker}")
+    run(cfg)
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert set(metrics) == {"true", "corrupted"} and metrics["true"]["n"] == 8
+    before = (tmp_path / "run" / "last.safetensors").stat().st_mtime_ns
+    run(cfg)
+    assert (tmp_path / "run" / "last.safetensors").stat().st_mtime_ns == before
+    assert "plan with it" in capsys.readouterr().out
+
+
+class Darker:
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
+        return frames // 2
+
+
+def test_corrupted_frames_are_taken_where_asked(data):
+    pairs = Pairs(load_episodes(data), range(3), Darker(), 1)
+    index, flags = pairs.draw(20, 0.5, torch.Generator().manual_seed(0))
+    assert flags[:10, 1].all() and not flags[10:].any() and (index[:10] < 8).all()
+    plain = pairs.pair(index[:10], torch.zeros(10, 2, dtype=torch.bool))
+    assert torch.equal(pairs.pair(index[:10], torch.ones(10, 2, dtype=torch.bool)), plain // 2)
+
+
+def test_augmentation_keeps_shape_range_and_its_seed():
+    pairs = torch.rand(6, 2, 3, 16, 16)
+    once, twice = (augment(pairs, torch.Generator().manual_seed(1)) for _ in range(2))
+    assert once.shape == pairs.shape and once.min() >= 0 and once.max() <= 1
+    assert torch.equal(once, twice) and not torch.equal(once, pairs)
+
+
+def test_saved_and_opened_it_reads_the_same(tmp_path):
+    model = InverseDynamics(InverseDynamicsConfig(SPEC, (32, 32), **SMALL)).eval()
+    model.save_pretrained(tmp_path / "m")
+    opened = InverseDynamics.from_pretrained(tmp_path / "m")
+    frames = np.random.default_rng(0).integers(0, 255, (2, 5, 32, 32, 3), dtype=np.uint8)
+    read = opened.actions(frames)
+    assert read.shape == (2, 4, 8) and read.dtype == np.float32
+    np.testing.assert_allclose(read, model.actions(frames), atol=2e-2)
+    assert (read >= np.float32(SPEC.low)).all() and (read <= np.float32(SPEC.high)).all()
+
+
+def test_keys_and_camera_have_heads_of_their_own():
+    model = InverseDynamics(InverseDynamicsConfig(KEYS, (32, 32), **SMALL)).eval()
+    read = model.actions(np.zeros((1, 3, 32, 32, 3), np.uint8))
+    assert read.shape == (1, 2, 4) and set(np.unique(read[..., :2])) <= {0.0, 1.0}
+    loss, parts = model.loss(torch.zeros(3, 4), torch.tensor([[1.0, 0, 10, -10]] * 3))
+    assert set(parts) == {"degrees", "binary"} and torch.isfinite(loss)
+
+
+@pytest.mark.parametrize("shape", [(2, 64, 64, 3), (1, 1, 32, 32, 3), (1, 2, 64, 64, 3)])
+def test_frames_of_another_shape_are_refused(shape):
+    model = InverseDynamics(InverseDynamicsConfig(SPEC, (32, 32), **SMALL))
+    with pytest.raises(ValueError, match="expected frames"):
+        model.actions(np.zeros(shape, np.uint8))
+
+
+def test_damaged_checkpoints_are_one_line(tmp_path):
+    model = InverseDynamics(InverseDynamicsConfig(SPEC, (32, 32), **SMALL))
+    with pytest.raises(CheckpointError, match="no config"):
+        InverseDynamics.from_pretrained(tmp_path)
+    model.save_pretrained(tmp_path / "m")
+    weights = tmp_path / "m" / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError) as caught:
+        InverseDynamics.from_pretrained(tmp_path / "m")
+    assert "\n" not in str(caught.value)
+    weights.write_bytes(whole)
+    other = InverseDynamics(InverseDynamicsConfig(KEYS, (32, 32), **SMALL))
+    other.save_pretrained(tmp_path / "other")
+    weights.write_bytes((tmp_path / "other" / "model.safetensors").read_bytes())
+    with pytest.raises(CheckpointError, match="shape"):
+        InverseDynamics.from_pretrained(tmp_path / "m")
+
+
+def test_errors_fall_when_the_answer_is_right(data):
+    pairs = Pairs(load_episodes(data), range(1), None, 0)
+    model = InverseDynamics(InverseDynamicsConfig(SPEC, (32, 32), **SMALL)).eval()
+    figures = evaluate(model, pairs)["true"]
+    assert figures["position_mean_mm"] > 50 and 0 <= figures["binary_accuracy"] <= 1
