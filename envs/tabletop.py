@@ -324,10 +324,14 @@ def no_opengl(cause: object) -> GraphicsError:
 
 
 def load_mujoco():
-    """Import mujoco, which binds to one OpenGL for good; see :func:`choose_gl`."""
+    """Import mujoco on the OpenGL of :func:`choose_gl`; one imported before is bound to it anew."""
+    late = "mujoco" in sys.modules and "MUJOCO_GL" not in os.environ
     choose_gl()
     try:
         import mujoco
+
+        if late:
+            importlib.reload(sys.modules[mujoco.Renderer.__module__].gl_context)
     except (AttributeError, OSError, RuntimeError) as error:  # from its OpenGL loaders
         raise no_opengl(error) from None
     return mujoco

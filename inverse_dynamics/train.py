@@ -28,7 +28,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from inverse_dynamics.model import CheckpointError, InverseDynamics, InverseDynamicsConfig, to_unit
-from tasks.commands import CommandError, RunDir, integer, main
+from tasks.commands import CommandError, OptionError, RunDir, integer, main
 from tasks.dataset import EpisodeDataset, load_episodes
 from tasks.files import atomic_path, write_json, write_text
 
@@ -67,9 +67,14 @@ class Pairs:
         self.corrupted: Tensor | None = None
         if corruption is not None and reached:
             parts = np.array_split(self.frames[:reached].numpy(), math.ceil(reached / 500))
-            self.corrupted = torch.from_numpy(
-                np.concatenate([corruption(p) for p in tqdm(parts, desc="corrupted frames", unit="part")])
-            )
+            done = [corruption(p) for p in tqdm(parts, desc="corrupted frames", unit="part")]
+            for part, out in zip(parts, done, strict=True):
+                if out.shape != part.shape or out.dtype != np.uint8:
+                    raise ValueError(
+                        f"corruption gave {out.shape} {out.dtype} for frames {part.shape} uint8; "
+                        "it must keep shape and dtype"
+                    )
+            self.corrupted = torch.from_numpy(np.concatenate(done))
 
     def __len__(self) -> int:
         return len(self.firsts)
@@ -130,6 +135,7 @@ class Trainer:
         self.model = InverseDynamics(config).to(device)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=cfg.learning_rate, weight_decay=1e-4)
         self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(cfg.ema))
+        self.scaler = torch.amp.GradScaler(device.type, enabled=cfg.precision == "fp16")
         self.step = 0
 
     @property
@@ -141,6 +147,7 @@ class Trainer:
         tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
         for i, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{k}": torch.as_tensor(v) for k, v in state.items()}
+        tensors |= {f"scaler.{k}": torch.tensor(v) for k, v in self.scaler.state_dict().items()}
         tensors["step"] = torch.tensor(self.step)
         with atomic_path(self.last) as temp:
             save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temp)
@@ -161,6 +168,8 @@ class Trainer:
                 index, _, name = key.partition(".")
                 states.setdefault(int(index), {})[name] = value
             self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": states})
+            if "scaler" in parts:
+                self.scaler.load_state_dict({k: v.item() for k, v in parts["scaler"].items()})
             self.step = int(tensors["step"])
         except Exception as error:  # safetensors and torch raise many types for a damaged file
             reason = " ".join(str(error).split())[:160]
@@ -192,9 +201,11 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.average.update_parameters(self.model)
         self.step += 1
         return {"loss": float(loss.detach()), "gradient_norm": float(norm), **parts}
@@ -244,14 +255,12 @@ def score(metrics: dict[str, dict[str, float]]) -> float:
 def fit(trainer: Trainer, training: Pairs, held: Pairs, cfg: DictConfig) -> None:
     """Train to the last step; every ``every`` steps log, evaluate, checkpoint, keep the best."""
     log = trainer.folder / "metrics.jsonl"
-    kept = [
-        r
-        for r in (log.read_text().splitlines() if log.is_file() else [])
-        if json.loads(r)["step"] <= trainer.step
-    ]
+    rows = log.read_text().splitlines() if log.is_file() else []
+    kept = [r for r in rows if r.endswith("}") and json.loads(r)["step"] <= trainer.step]  # kill -9 cuts a row
     write_text(log, "".join(r + "\n" for r in kept))
     best = min((json.loads(r)["score"] for r in kept), default=math.inf)
-    board, begin, first, sums = SummaryWriter(str(trainer.folder)), time.monotonic(), trainer.step, []
+    board = SummaryWriter(str(trainer.folder), purge_step=trainer.step + 1)
+    begin, first, sums = time.monotonic(), trainer.step, []
     bar = tqdm(total=cfg.steps, initial=trainer.step, desc="inverse dynamics", unit="step")
     while trainer.step < cfg.steps:
         sums.append(trainer.train_step(training))
@@ -282,14 +291,32 @@ def fit(trainer: Trainer, training: Pairs, held: Pairs, cfg: DictConfig) -> None
 
 
 def pick_device(name: str) -> torch.device:
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+    """``auto`` is CUDA where there is one; anything else as torch names it."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise CommandError(f"device={name}: expected auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise CommandError(f"device={name}: this torch sees no CUDA device; use device=cpu")
+    return device
+
+
+def check_options(cfg: DictConfig) -> torch.device:
+    """The device, once every number is known to be usable; nothing is written before."""
+    for key, minimum in (("steps", 1), ("batch_size", 1), ("every", 1), ("seed", 0), ("corrupted_episodes", 0)):
+        integer(cfg, key, minimum)
+    for key, top in (("learning_rate", math.inf), ("ema", 1.0), ("corrupted_share", 1.0)):
+        if isinstance(cfg[key], bool) or not isinstance(cfg[key], (int, float)) or not 0 <= cfg[key] <= top:
+            raise OptionError(f"{key}={cfg[key]}: expected a number, at least 0 and at most {top}")
+    if cfg.precision not in ("fp32", "bf16", "fp16"):
+        raise OptionError(f"precision={cfg.precision}: expected fp32, bf16 or fp16")
+    return pick_device(cfg.device)
 
 
 def run(cfg: DictConfig) -> None:
-    for key in ("steps", "batch_size", "every"):
-        integer(cfg, key, 1)
-    if cfg.precision not in ("fp32", "bf16", "fp16"):
-        raise CommandError(f"precision={cfg.precision}: expected fp32, bf16 or fp16")
+    device = check_options(cfg)
     run_dir = RunDir.open("inverse_dynamics", cfg, ignore=("device",))
     done, folder = run_dir / "metrics.json", run_dir / "model"
     if not done.is_file():
@@ -303,9 +330,12 @@ def run(cfg: DictConfig) -> None:
         held = Pairs(dataset, range(cut, len(dataset)), corruption, held_count)
         height, width = training.frames.shape[1:3]
         spec = hydra.utils.instantiate(cfg.task).action_spec
-        trainer = Trainer(
-            cfg, InverseDynamicsConfig(spec, (height, width)), run_dir.path, pick_device(cfg.device)
-        )
+        if training.actions.shape[1] != len(spec):
+            raise CommandError(
+                f"{cfg.data} holds actions of {training.actions.shape[1]} numbers, task={cfg.task.name} has "
+                f"{len(spec)}; give the data of this task"
+            )
+        trainer = Trainer(cfg, InverseDynamicsConfig(spec, (height, width)), run_dir.path, device)
         trainer.resume()
         if trainer.step:
             print(f"going on at step {trainer.step} of {cfg.steps}")

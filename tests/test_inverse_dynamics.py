@@ -11,7 +11,7 @@ import torch
 from inverse_dynamics.model import CheckpointError, InverseDynamics, InverseDynamicsConfig
 from inverse_dynamics.train import Pairs, Trainer, augment, evaluate, run
 from tasks import ActionSpec, Episode, Segment
-from tasks.commands import compose
+from tasks.commands import CommandError, compose
 from tasks.cube_return import CubeReturn
 from tasks.dataset import DatasetWriter, load_episodes
 
@@ -93,6 +93,58 @@ def test_the_command_writes_figures_and_finishes_once(data, tmp_path, capsys):
 class Darker:
     def __call__(self, frames: np.ndarray) -> np.ndarray:
         return frames // 2
+
+
+class Halved:
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
+        return frames[:, ::2, ::2]
+
+
+def test_a_row_cut_by_a_kill_does_not_stop_the_resume(data, tmp_path):
+    cfg = options(data, tmp_path / "run")
+    run(cfg)
+    before = (tmp_path / "run" / "model" / "model.safetensors").read_bytes()
+    (tmp_path / "run" / "metrics.json").unlink()
+    log = tmp_path / "run" / "metrics.jsonl"
+    rows = log.read_text()
+    log.write_text(rows + '{"step": 4, "lo')
+    run(cfg)
+    assert log.read_text() == rows
+    assert (tmp_path / "run" / "model" / "model.safetensors").read_bytes() == before
+
+
+def test_half_precision_scales_its_loss_and_resumes_with_the_scale(data, tmp_path):
+    cfg = options(data, tmp_path / "run", "precision=fp16")
+    run(cfg)
+    trainer = Trainer(cfg, InverseDynamicsConfig(SPEC, (32, 32)), tmp_path / "run", torch.device("cpu"))
+    trainer.scaler.update(1.0)
+    trainer.resume()
+    assert trainer.step == 4 and trainer.scaler.get_scale() > 1.0
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["device=banana", "precision=int8", "corrupted_share=1.5", "ema=2", "learning_rate=abc", "seed=-1", "steps=0"],
+)
+def test_a_bad_option_is_named_and_writes_nothing(data, tmp_path, option):
+    with pytest.raises(CommandError, match=option):
+        run(options(data, tmp_path / "run", option))
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_of_another_task_and_a_hook_that_changes_the_shape_are_named(data, tmp_path):
+    writer = DatasetWriter(tmp_path / "keys", 4, KEYS.names)
+    for seed in range(2):
+        frames, positions = np.zeros((3, 32, 32, 3), np.uint8), np.zeros((3, 1, 3), np.float32)
+        episode = Episode(
+            frames, np.zeros((2, 4), np.float32), (Segment(0, 2, "go"),), positions, ("agent",), {"seed": seed}
+        )
+        writer.append(episode)
+    writer.finish()
+    with pytest.raises(CommandError, match="actions of 4 numbers"):
+        run(options(tmp_path / "keys", tmp_path / "run"))
+    with pytest.raises(ValueError, match="keep shape and dtype"):
+        Pairs(load_episodes(data), range(2), Halved(), 1)
 
 
 def test_corrupted_frames_are_taken_where_asked(data):

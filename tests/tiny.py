@@ -142,9 +142,7 @@ def save_modelscope(folder: Path) -> Path:
     source.mkdir()
     (source / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
     (source / "merges.txt").write_text("#version: 0.2\n")
-    tokenizer = CLIPTokenizer(
-        str(source / "vocab.json"), str(source / "merges.txt"), model_max_length=12
-    )
+    tokenizer = CLIPTokenizer(str(source / "vocab.json"), str(source / "merges.txt"), model_max_length=12)
     tokenizer.save_pretrained(folder / "tokenizer")
     torch.manual_seed(0)
     CLIPTextModel(

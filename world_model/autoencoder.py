@@ -103,9 +103,16 @@ class FrameAutoencoder(nn.Module):
         """Open what ``save_pretrained`` or diffusers wrote; ModelScope's conventions without ``frames.json``.
 
         Raises:
-            ValueError: the weights' file lacks a tensor, or has one too many.
+            ValueError: no such folder, or a file of it is missing, damaged or of another shape.
         """
-        vae, info = AutoencoderKL.from_pretrained(folder, torch_dtype=dtype, output_loading_info=True)
+        if not Path(folder).is_dir():  # diffusers would ask the Hub for a repository of this name
+            raise ValueError(
+                f"{folder}: no such folder; expected an autoencoder that train_autoencoder saved"
+            )
+        try:
+            vae, info = AutoencoderKL.from_pretrained(folder, torch_dtype=dtype, output_loading_info=True)
+        except Exception as error:  # many types for a damaged folder
+            raise ValueError(f"{folder} can't be opened ({type(error).__name__}: {error})") from None
         require_all(info)
         path = Path(folder) / SETTINGS
         settings = json.loads(path.read_text()) if path.is_file() else {}

@@ -217,19 +217,19 @@ def train(
     sums: dict[str, list[float]] = {}
     bar = tqdm(total=learner.steps, initial=learner.step, desc=name, unit="step", disable=log is None)
     started, first = time.monotonic(), learner.step
-    while learner.step < learner.steps:
-        value, figures = loss(learner.step)
-        learner.backward(value)
-        figures = {"loss": float(value.detach()), **figures, "gradient_norm": learner.apply()}
-        for key, figure in figures.items():
-            sums.setdefault(key, []).append(figure)
-        bar.update()
-        if learner.step % every == 0 or learner.step == learner.steps:
-            if log is not None:
-                means = {k: float(np.mean(v)) for k, v in sums.items()}
-                means["steps_per_second"] = (learner.step - first) / (time.monotonic() - started)
-                log.write(learner.step, means)
-                bar.set_postfix(loss=f"{means['loss']:.4f}")
-                learner.save()
-            sums = {}
-    bar.close()
+    with bar:  # an error is printed below it, not behind it
+        while learner.step < learner.steps:
+            value, figures = loss(learner.step)
+            learner.backward(value)
+            figures = {"loss": float(value.detach()), **figures, "gradient_norm": learner.apply()}
+            for key, figure in figures.items():
+                sums.setdefault(key, []).append(figure)
+            bar.update()
+            if learner.step % every == 0 or learner.step == learner.steps:
+                if log is not None:
+                    means = {k: float(np.mean(v)) for k, v in sums.items()}
+                    means["steps_per_second"] = (learner.step - first) / (time.monotonic() - started)
+                    log.write(learner.step, means)
+                    bar.set_postfix(loss=f"{means['loss']:.4f}")
+                    learner.save()
+                sums = {}

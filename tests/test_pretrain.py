@@ -1,0 +1,456 @@
+"""Slow learning through its command: draws, resume after kill -9, errors, two processes, other starts."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+from tiny import (
+    CAPTIONS,
+    WIDTH,
+    frames,
+    make_autoencoder,
+    make_dataset,
+    make_scheduler,
+    make_text,
+    make_unet,
+    save_modelscope,
+)
+from torch import nn
+
+from tasks.commands import compose, main
+from tasks.dataset import load_episodes
+from world_model.chunks import LatentEpisodes, change_weight
+from world_model.device import pick_device, pick_precision
+from world_model.diffusion import Diffusion
+from world_model.model import WorldModel
+from world_model.pretrain import ChunkLoss, build_unet, draw_timesteps, run
+from world_model.train_autoencoder import build_autoencoder
+from world_model.training import (
+    CheckpointError,
+    Learner,
+    Log,
+    TrainingError,
+    generator,
+    learning_rate_at,
+    train,
+)
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = (
+    "device=cpu", "model.unet.block_out_channels=[8,16]", "model.unet.attention_head_dim=4",
+    "model.unet.norm_num_groups=4", "model.autoencoder.latent_channels=4",
+    "model.autoencoder.block_out_channels=[8,8]", "model.autoencoder.norm_num_groups=4",
+    "model.sampling_steps=1", "autoencoder.steps=2", "autoencoder.batch_size=4",
+    "diffusion.batch_size=4", "diffusion.every=1", "diffusion.held_out_chunks=1", "diffusion.warmup=2",
+)  # fmt: skip
+LAST, METRICS = "training/last.safetensors", "model/metrics.json"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Six episodes of two or three subgoals; no test changes it."""
+    return make_dataset(tmp_path_factory.mktemp("data") / "episodes")
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator() -> Iterator[None]:
+    """accelerate keeps one state a process; a command has the process for itself."""
+    AcceleratorState._reset_state(True)
+    yield
+    AcceleratorState._reset_state(True)
+
+
+def pretrain(data: Path, run_dir: Path, *overrides: str) -> int:
+    """The command, in this process; its exit code."""
+    with pytest.raises(SystemExit) as end:
+        main("pretrain", run, [f"data={data}", f"run_dir={run_dir}", *TINY, *overrides])
+    return int(end.value.code)
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory) -> Path:
+    """The run directory of 4 uninterrupted steps; no test changes it."""
+    AcceleratorState._reset_state(True)
+    path = tmp_path_factory.mktemp("runs") / "straight"
+    assert pretrain(data, path, "diffusion.steps=4") == 0
+    return path
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def assert_same_tensors(a: Path, b: Path) -> None:
+    left, right = load_file(a), load_file(b)
+    assert left.keys() == right.keys()
+    assert [k for k in left if not torch.equal(left[k], right[k])] == []
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+def test_a_finished_run_is_a_model_that_imagines(finished):
+    metrics = json.loads((finished / METRICS).read_text())
+    assert metrics["steps"] == 4 and metrics["chunks"] == 2 and metrics["device"] == "cpu"
+    rows = [json.loads(row) for row in (finished / "training/metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert all({"loss", "gradient_norm", "steps_per_second"} <= row.keys() for row in rows)
+    model = WorldModel.from_pretrained(finished / "model")
+    settings = model.settings
+    assert (settings.name, settings.chunk_frames, settings.context_frames) == ("tiny", 4, 8)
+    rollout = model.start(frames(1), [1])
+    assert model.imagine(rollout, CAPTIONS[:1])[1].frames.shape == (1, 4, 16, 16, 3)
+
+
+def test_the_same_command_again_prints_the_result(finished, data, capsys):
+    before = files(finished)
+    assert pretrain(data, finished, "diffusion.steps=4") == 0
+    out, err = capsys.readouterr()
+    assert "finished already" in out and str(finished / "model") in out and err == ""
+    assert files(finished) == before
+
+
+def test_a_killed_run_resumes_bit_for_bit(finished, data, tmp_path, capsys):
+    path = tmp_path / "killed"
+    child = multiprocessing.get_context("fork").Process(
+        target=pretrain, args=(data, path, "diffusion.steps=4"), daemon=True
+    )
+    child.start()
+    deadline = time.monotonic() + 60
+    while child.is_alive() and time.monotonic() < deadline:
+        rows = path / "training/metrics.jsonl"
+        if (path / LAST).is_file() and rows.read_text().count("\n") >= 2:
+            os.kill(child.pid, signal.SIGKILL)
+            break
+        time.sleep(0.002)
+    child.join(30)
+    assert child.exitcode == -signal.SIGKILL and not (path / METRICS).exists()
+    stopped = int(load_file(path / LAST)["step"])
+    assert 1 <= stopped < 4
+    assert pretrain(data, path, "diffusion.steps=4") == 0
+    assert f"going on at step {stopped} of 4" in capsys.readouterr().out
+    for name in (LAST, "model/unet/diffusion_pytorch_model.safetensors", "latents.safetensors"):
+        assert_same_tensors(finished / name, path / name)
+    rows = [json.loads(row)["step"] for row in (path / "training/metrics.jsonl").read_text().splitlines()]
+    assert rows == [1, 2, 3, 4]
+
+
+def test_a_finished_autoencoder_is_taken_as_it_is(finished, data, tmp_path):
+    autoencoder = finished / "autoencoder_training/autoencoder"
+    assert pretrain(data, tmp_path / "run", "diffusion.steps=1", f"autoencoder.path={autoencoder}") == 0
+    assert not (tmp_path / "run/autoencoder_training").exists()
+    assert_same_tensors(finished / "latents.safetensors", tmp_path / "run/latents.safetensors")
+
+
+BAD = [
+    (["precision=half"], "precision=half: expected fp32, bf16, fp16"),
+    (["precision=fp16"], "precision=fp16 needs a CUDA device; use bf16 or fp32"),
+    (["device=gpu"], "device=gpu: expected auto, cpu, cuda or cuda:N"),
+    (["diffusion.steps=0"], "diffusion.steps=0: expected an integer, at least 1"),
+    (["diffusion.batch_size=many"], "diffusion.batch_size=many: expected an integer"),
+    (["autoencoder.path=a", "+model.pretrained=b"], "give autoencoder.path or model.pretrained"),
+    (["model=huge"], "unknown model 'huge'; have: modelscope, tiny"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "says"), BAD)
+def test_a_wrong_option_is_one_line_and_changes_nothing(data, tmp_path, capsys, overrides, says):
+    assert pretrain(data, tmp_path / "run", *overrides) in (1, 2)
+    out, err = capsys.readouterr()
+    assert says in err and err.startswith("error: ") and err.count("\n") == 1 and out == ""
+    assert not (tmp_path / "run").exists()
+
+
+BROKEN = [
+    (["diffusion.pairs=[[10,4,1.0]]"], "no episode has 10 past and 4 new frames; collect longer episodes"),
+    (["model.context_frames=40"], "no episode has 36 past and 4 new frames"),
+    (["model.unet.cross_attention_dim=64"], "text tokens are 128 wide, the UNet's cross_attention_dim is 64"),
+    (
+        ["autoencoder.path=nowhere"],
+        "nowhere: no such folder; expected an autoencoder that train_autoencoder saved",
+    ),
+    (["data=nowhere"], "no dataset at nowhere"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "says"), BROKEN)
+def test_what_does_not_fit_is_said_before_training(finished, data, tmp_path, capsys, overrides, says):
+    autoencoder = f"autoencoder.path={finished / 'autoencoder_training/autoencoder'}"
+    assert pretrain(data, tmp_path / "run", "diffusion.steps=1", autoencoder, *overrides) == 1
+    err = capsys.readouterr().err
+    assert says in err and err.startswith("error: ") and err.count("\n") == 1
+    assert not (tmp_path / "run" / LAST).exists()
+
+
+def test_a_truncated_checkpoint_is_one_line(finished, data, tmp_path, capsys):
+    path = tmp_path / "run"
+    autoencoder = f"autoencoder.path={finished / 'autoencoder_training/autoencoder'}"
+    assert pretrain(data, path, autoencoder, "diffusion.steps=1") == 0
+    whole = (path / LAST).read_bytes()
+    (path / METRICS).unlink()
+    (path / LAST).write_bytes(whole[: len(whole) // 2])
+    capsys.readouterr()
+    assert pretrain(data, path, autoencoder, "diffusion.steps=1") == 1
+    err = capsys.readouterr().err
+    assert f"{path / LAST} can't be read" in err and err.splitlines()[-1].startswith("error: ")
+    assert (path / LAST).read_bytes() == whole[: len(whole) // 2]
+
+
+def test_a_rate_that_blows_up_stops_the_run(finished, data, tmp_path, capsys):
+    autoencoder = f"autoencoder.path={finished / 'autoencoder_training/autoencoder'}"
+    overrides = (autoencoder, "diffusion.learning_rate=1e20", "diffusion.steps=9")
+    assert pretrain(data, tmp_path / "run", *overrides) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: the ") and "at step" in last and "Lower the learning rate" in last
+    step = int(last.split("at step ")[1].split(";")[0])
+    assert int(load_file(tmp_path / "run" / LAST)["step"]) == step
+
+
+# --- other starts --------------------------------------------------------------------------------
+
+
+def published(folder: Path, *overrides: str) -> tuple[str, ...]:
+    tiny = ("block_out_channels=[8,16]", "layers_per_block=1", "attention_head_dim=4", "norm_num_groups=4",
+            f"cross_attention_dim={WIDTH}", "down_block_types=[CrossAttnDownBlock3D,DownBlock3D]",
+            "up_block_types=[UpBlock3D,CrossAttnUpBlock3D]")  # fmt: skip
+    unet = tuple(f"model.unet.{option}" for option in tiny)
+    return "model=modelscope", f"model.pretrained={folder}", *unet, "model.context_frames=8", *overrides
+
+
+def test_training_starts_from_a_published_model(data, tmp_path, capsys):
+    folder = save_modelscope(tmp_path / "published")
+    run_dir = tmp_path / "run"
+    options = published(folder, "diffusion.steps=2", "diffusion.learning_rate=1e-9")
+    assert pretrain(data, run_dir, *options) == 0
+    assert "text_encoder" in {p.name for p in (run_dir / "model").iterdir()}
+    start = WorldModel.from_pretrained(folder).unet.state_dict()
+    trained = WorldModel.from_pretrained(run_dir / "model")
+    assert trained.settings.name == "modelscope" and trained.settings.guidance == (2.0, 5.0)
+    for key, value in trained.unet.state_dict().items():
+        torch.testing.assert_close(value, start[key], rtol=1e-3, atol=1e-3)  # fp16 on disk
+
+    capsys.readouterr()
+    wrong = published(folder, "model.unet.block_out_channels=[8,24]")
+    assert pretrain(data, tmp_path / "other", *wrong) == 1
+    err = capsys.readouterr().err
+    assert "block_out_channels=[8, 16], model.unet.block_out_channels=[8, 24]; make them equal" in err
+    assert pretrain(data, tmp_path / "third", *published(Path("nobody/nothing"))) == 1
+    assert "weights=nobody/nothing: no such folder, and the Hub does not give it" in capsys.readouterr().err
+
+
+def test_modelscope_is_the_published_architecture():
+    """1.41 billion parameters of the UNet and 83 653 863 of the autoencoder; nothing is allocated."""
+    cfg = compose("pretrain", ["model=modelscope"]).model
+    with torch.device("meta"):
+        unet, autoencoder = build_unet(cfg.unet, 4), build_autoencoder(cfg.autoencoder)
+    assert sum(p.numel() for p in autoencoder.vae.parameters()) == 83_653_863
+    mask_channel = 320 * 9
+    assert sum(p.numel() for p in unet.parameters()) - mask_channel == 1_411_233_860
+    assert autoencoder.factor == 8 and cfg.scheduler.prediction_type == "epsilon"
+
+
+# --- one step's draws ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def episodes(data) -> LatentEpisodes:
+    return LatentEpisodes(load_episodes(data), make_autoencoder(), range(6))
+
+
+@pytest.mark.parametrize(("past", "new"), [(1, 1), (1, 4), (4, 4), (4, 1), (2, 3), (9, 4)])
+def test_drawn_chunks_are_consecutive_frames_of_one_segment(data, episodes, past, new):
+    dataset, autoencoder = load_episodes(data), make_autoencoder()
+    every = np.concatenate([dataset[i].frames for i in range(6)])
+    known = autoencoder.encode(every).half().float().split([len(dataset[i]) for i in range(6)])
+    batch = episodes.draw(40, past, new, generator(0, past, new))
+    assert batch.clean.shape == (40, past + new, 4, 4, 4) and batch.past_frames == past
+    starts = set()
+    for clean, caption in zip(batch.clean, batch.captions, strict=True):
+        found = [
+            (e, int(t))
+            for e, all_ in enumerate(known)
+            for t in (all_ == clean[0]).flatten(1).all(1).nonzero()
+        ]
+        (episode, first), *others = found
+        assert not others and torch.equal(known[episode][first : first + past + new], clean)
+        before_new = first + past - 1
+        (segment,) = [s for s in dataset[episode].segments if s.start <= before_new < s.stop]
+        assert segment.caption == caption and before_new + new <= segment.stop
+        starts.add((episode, first))
+    assert len(starts) > 1
+
+
+def test_draws_depend_on_the_generator_alone(episodes):
+    a, b, c = (episodes.draw(8, 1, 4, generator(0, s)) for s in (3, 3, 4))
+    assert torch.equal(a.clean, b.clean) and a.captions == b.captions
+    assert not torch.equal(a.clean, c.clean)
+
+
+def test_episodes_that_do_not_fit(data, episodes, tmp_path):
+    assert set(episodes.captions()) == set(CAPTIONS) and len(episodes) == 6
+    with pytest.raises(ValueError, match="no episode has 10 past and 4 new frames; collect longer episodes"):
+        episodes.draw(1, 10, 4, generator(0, 0))
+    with pytest.raises(ValueError, match="no episode has 1 past and 5 new"):
+        episodes.allowed(1, 5)
+    with pytest.raises(ValueError, match="the dataset holds no episodes"):
+        LatentEpisodes(load_episodes(data), make_autoencoder(), [])
+    cache = tmp_path / "latents.safetensors"
+    first = LatentEpisodes(load_episodes(data), make_autoencoder(), [0, 1], cache)
+    again = LatentEpisodes(load_episodes(data), make_autoencoder(), [0, 1], cache)
+    assert all(torch.equal(a, b) for a, b in zip(first.latents, again.latents, strict=True))
+    with pytest.raises(ValueError, match=r"22 latents, the data 31 frames; delete that file"):
+        LatentEpisodes(load_episodes(data), make_autoencoder(), [0, 1, 2], cache)
+
+
+def test_change_weight(episodes):
+    clean = episodes.draw(6, 1, 4, generator(0, 0)).clean
+    clean[:, 1:, :, :2] = clean[:, :1, :, :2]  # the upper half stands still
+    weight = change_weight(clean, 1, 1.0)
+    assert weight.shape == (6, 4, 1, 4, 4)
+    torch.testing.assert_close(weight.mean((1, 2, 3, 4)), torch.ones(6))
+    assert float(weight[..., 2:, :].min()) > float(weight[..., :2, :].max())
+    torch.testing.assert_close(change_weight(clean, 1, 0.0), torch.ones(6, 4, 1, 4, 4))
+    still = clean[:, :1].expand(-1, 5, -1, -1, -1)
+    torch.testing.assert_close(change_weight(still, 1, 1.0), torch.ones(6, 4, 1, 4, 4))
+
+
+def make_loss(episodes: LatentEpisodes, *overrides: str) -> ChunkLoss:
+    cfg = compose("pretrain", [*TINY, *overrides])
+    text = make_text()
+    diffusion = Diffusion(make_unet(), make_scheduler(), text.null)
+    return ChunkLoss(diffusion, text, episodes, cfg, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_the_processes_parts_make_up_the_batch(episodes, share):
+    loss = make_loss(episodes, f"diffusion.sequence_share={share}")
+    for step in range(2):
+        whole, figures = loss(step, 0)
+        parts = [loss(step, 0, part)[0] for part in (slice(0, 2), slice(2, 4))]
+        torch.testing.assert_close(sum(parts) / 2, whole)
+        assert ("loss/sequence" in figures) == bool(share)
+
+
+def test_timesteps_and_the_learning_rate():
+    t = draw_timesteps(4000, 1000, 0.5, generator(0, 0))
+    assert int(t.min()) >= 0 and int(t.max()) <= 999
+    assert abs(float((t >= 500).float().mean()) - 0.75) < 0.03
+    rates = [learning_rate_at(s, 100, 1.0, 10) for s in range(101)]
+    assert rates[0] == 0.1 and rates[9] == 1.0 and rates[100] == pytest.approx(0.02)
+    assert all(a >= b for a, b in pairwise(rates[9:]))
+
+
+# --- the trainer ---------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_not_finite_stops_at_its_step(tmp_path):
+    torch.manual_seed(0)
+    learner = Learner(nn.Linear(3, 1), tmp_path, 10, 1e-2, 1, 0.9)
+    poison = {4: float("nan")}
+
+    def loss(step: int):
+        return learner.wrapped(torch.ones(2, 3)).square().mean() * poison.get(step, 1.0), {}
+
+    log = Log(tmp_path, 0)
+    with pytest.raises(TrainingError, match=r"the loss is nan at step 4; .*last.safetensors is intact"):
+        train(learner, loss, log, 1)
+    log.close()
+    again = Learner(nn.Linear(3, 1), tmp_path, 10, 1e-2, 1, 0.9)
+    assert again.resume() and again.step == 4
+    assert torch.equal(again.network.weight, learner.network.weight)
+    first = Learner(nn.Linear(3, 1), tmp_path / "none", 10, 1e-2, 1, 0.9)
+    with pytest.raises(TrainingError, match="at step 0; there is no checkpoint yet"):
+        first.backward(first.network(torch.full((1, 3), torch.inf)).mean())
+
+
+def test_a_gradient_that_is_not_finite_stops(tmp_path):
+    learner = Learner(nn.Linear(1, 1), tmp_path, 10, 1e-2, 1, 0.9)
+    before = learner.network.weight.clone()
+    learner.backward(learner.network(torch.zeros(1, 1)).sub(learner.network.bias).abs().sqrt().sum())
+    with pytest.raises(TrainingError, match="the gradient is not finite at step 0"):
+        learner.apply()
+    assert torch.equal(learner.network.weight, before)
+
+
+def test_a_checkpoint_of_another_network(tmp_path):
+    Learner(nn.Linear(3, 1), tmp_path, 10, 1e-2, 1, 0.9).save()
+    with pytest.raises(
+        CheckpointError, match=r"last.safetensors is of another network: size mismatch"
+    ) as error:
+        Learner(nn.Linear(4, 1), tmp_path, 10, 1e-2, 1, 0.9).resume()
+    assert "\n" not in str(error.value)
+
+
+def test_a_log_drops_what_was_not_saved(tmp_path):
+    log = Log(tmp_path, 0)
+    for step in (1, 2, 3):
+        log.write(step, {"loss": step})
+    log.close()
+    (tmp_path / "metrics.jsonl").open("a").write('{"step": 4, "lo')
+    Log(tmp_path, 2).close()
+    rows = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert rows == ['{"step": 1, "loss": 1.0}', '{"step": 2, "loss": 2.0}']
+
+
+def test_devices_and_precisions():
+    assert pick_device("cpu").type == "cpu" and pick_device("auto").type in ("cpu", "cuda")
+    assert [pick_precision(p, torch.device("cuda")) for p in ("fp32", "bf16", "fp16")] == [
+        "no",
+        "bf16",
+        "fp16",
+    ]
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="device=cuda: this torch sees no CUDA device; use device=cpu"):
+            pick_device("cuda")
+
+
+# --- several processes ---------------------------------------------------------------------------
+
+
+def launched(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=280, check=False
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_two_processes_train_what_one_does(finished, data, tmp_path):
+    """The autoencoder included: the main process trains it while the other waits."""
+    torchrun = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0")
+    options = (f"data={data}", f"run_dir={tmp_path / 'two'}", *TINY, "diffusion.steps=4")
+    done = launched(*torchrun, "-m", "world_model.pretrain", *options)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("plan with it") == 1
+    one, two = load_file(finished / LAST), load_file(tmp_path / "two" / LAST)
+    assert one.keys() == two.keys()
+    assert_same_tensors(finished / "latents.safetensors", tmp_path / "two/latents.safetensors")
+    for key in (k for k in one if k.startswith("network.")):
+        torch.testing.assert_close(two[key], one[key], rtol=1e-3, atol=2e-4, msg=key)
+
+
+@pytest.mark.slow
+def test_the_command_is_quiet(data, tmp_path):
+    """Only its own progress bars on stderr: nothing of the libraries'."""
+    options = (f"data={data}", f"run_dir={tmp_path / 'run'}", *TINY, "diffusion.steps=1", "precision=bf16")
+    done = launched("-m", "world_model.pretrain", *options)
+    assert done.returncode == 0, done.stderr
+    foreign = [
+        line for line in done.stderr.replace("\r", "\n").splitlines()
+        if line.strip() and not line.startswith(("autoencoder:", "pretraining:"))
+    ]  # fmt: skip
+    assert foreign == []
