@@ -64,7 +64,9 @@ class InverseDynamicsConfig:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> InverseDynamicsConfig:
         spec = ActionSpec(**{k: tuple(v) for k, v in value["spec"].items()})
-        rest: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items() if k != "spec"}
+        rest: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in value.items() if k != "spec"
+        }
         return cls(spec=spec, **rest)
 
 
@@ -155,7 +157,8 @@ class InverseDynamics(nn.Module):
         """Expected place and peak height of each heat map: ``(N, K, h, w)`` to ``(N, 3K)``."""
         flat = logits.flatten(2).float()
         weight = flat.softmax(-1)
-        grid = F.adaptive_avg_pool2d(self.grid, (logits.shape[-2], logits.shape[-1])).flatten(2).expand(len(logits), -1, -1)
+        grid = F.adaptive_avg_pool2d(self.grid, (logits.shape[-2], logits.shape[-1])).flatten(2)
+        grid = grid.expand(len(logits), -1, -1)
         return torch.cat([(weight @ grid.transpose(1, 2)).flatten(1), weight.amax(-1)], 1)
 
     def loss(self, raw: Tensor, actions: Tensor) -> tuple[Tensor, dict[str, float]]:

@@ -256,7 +256,8 @@ def fit(trainer: Trainer, training: Pairs, held: Pairs, cfg: DictConfig) -> None
     """Train to the last step; every ``every`` steps log, evaluate, checkpoint, keep the best."""
     log = trainer.folder / "metrics.jsonl"
     rows = log.read_text().splitlines() if log.is_file() else []
-    kept = [r for r in rows if r.endswith("}") and json.loads(r)["step"] <= trainer.step]  # kill -9 cuts a row
+    whole = [r for r in rows if r.endswith("}")]  # kill -9 may have cut the last one
+    kept = [r for r in whole if json.loads(r)["step"] <= trainer.step]
     write_text(log, "".join(r + "\n" for r in kept))
     best = min((json.loads(r)["score"] for r in kept), default=math.inf)
     board = SummaryWriter(str(trainer.folder), purge_step=trainer.step + 1)
@@ -305,8 +306,10 @@ def pick_device(name: str) -> torch.device:
 
 def check_options(cfg: DictConfig) -> torch.device:
     """The device, once every number is known to be usable; nothing is written before."""
-    for key, minimum in (("steps", 1), ("batch_size", 1), ("every", 1), ("seed", 0), ("corrupted_episodes", 0)):
-        integer(cfg, key, minimum)
+    for key in ("steps", "batch_size", "every"):
+        integer(cfg, key, 1)
+    for key in ("seed", "corrupted_episodes"):
+        integer(cfg, key, 0)
     for key, top in (("learning_rate", math.inf), ("ema", 1.0), ("corrupted_share", 1.0)):
         if isinstance(cfg[key], bool) or not isinstance(cfg[key], (int, float)) or not 0 <= cfg[key] <= top:
             raise OptionError(f"{key}={cfg[key]}: expected a number, at least 0 and at most {top}")

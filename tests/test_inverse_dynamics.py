@@ -16,7 +16,12 @@ from tasks.cube_return import CubeReturn
 from tasks.dataset import DatasetWriter, load_episodes
 
 SPEC = CubeReturn().action_spec
-KEYS = ActionSpec(("forward", "jump", "pitch", "yaw"), ("binary", "binary", "degrees", "degrees"), (0, 0, -30, -30), (1, 1, 30, 30))  # fmt: skip
+KEYS = ActionSpec(
+    ("forward", "jump", "pitch", "yaw"),
+    ("binary", "binary", "degrees", "degrees"),
+    (0, 0, -30, -30),
+    (1, 1, 30, 30),
+)
 SMALL = {"channels": (8, 8, 8), "keypoints": 8, "hidden": 32}
 
 
@@ -34,7 +39,9 @@ def data(tmp_path_factory):
             u, v = (int(28 * (action[i] - SPEC.low[i]) / (SPEC.high[i] - SPEC.low[i])) for i in (0, 1))
             frames[t, v : v + 4, u : u + 4] = [200, 20, 20] if action[7] > 0.5 else [20, 20, 200]
         positions = np.zeros((9, 1, 3), np.float32)
-        writer.append(Episode(frames, actions, (Segment(0, 8, "move"),), positions, ("gripper",), {"seed": seed}))
+        writer.append(
+            Episode(frames, actions, (Segment(0, 8, "move"),), positions, ("gripper",), {"seed": seed})
+        )
     writer.finish()
     return path
 
@@ -113,18 +120,31 @@ def test_a_row_cut_by_a_kill_does_not_stop_the_resume(data, tmp_path):
     assert (tmp_path / "run" / "model" / "model.safetensors").read_bytes() == before
 
 
-def test_half_precision_scales_its_loss_and_resumes_with_the_scale(data, tmp_path):
-    cfg = options(data, tmp_path / "run", "precision=fp16")
-    run(cfg)
-    trainer = Trainer(cfg, InverseDynamicsConfig(SPEC, (32, 32)), tmp_path / "run", torch.device("cpu"))
-    trainer.scaler.update(1.0)
-    trainer.resume()
-    assert trainer.step == 4 and trainer.scaler.get_scale() > 1.0
+def test_half_precision_resumes_with_the_scale_of_its_loss(data, tmp_path):
+    cfg, config = options(data, tmp_path, "precision=fp16"), InverseDynamicsConfig(SPEC, (32, 32), **SMALL)
+    training = Pairs(load_episodes(data), range(2), None, 0)
+    first = Trainer(cfg, config, tmp_path, torch.device("cpu"))
+    first.train_step(training)
+    first.scaler.update(512.0)
+    first.save()
+    second = Trainer(cfg, config, tmp_path, torch.device("cpu"))
+    second.resume()
+    steps = [trainer.train_step(training) for trainer in (first, second)]
+    assert steps[0] == steps[1] and first.scaler.get_scale() == second.scaler.get_scale() == 512.0
+    assert all(map(torch.equal, first.model.parameters(), second.model.parameters()))
 
 
 @pytest.mark.parametrize(
     "option",
-    ["device=banana", "precision=int8", "corrupted_share=1.5", "ema=2", "learning_rate=abc", "seed=-1", "steps=0"],
+    [
+        "device=banana",
+        "precision=int8",
+        "corrupted_share=1.5",
+        "ema=2",
+        "learning_rate=abc",
+        "seed=-1",
+        "steps=0",
+    ],
 )
 def test_a_bad_option_is_named_and_writes_nothing(data, tmp_path, option):
     with pytest.raises(CommandError, match=option):
@@ -137,7 +157,12 @@ def test_data_of_another_task_and_a_hook_that_changes_the_shape_are_named(data, 
     for seed in range(2):
         frames, positions = np.zeros((3, 32, 32, 3), np.uint8), np.zeros((3, 1, 3), np.float32)
         episode = Episode(
-            frames, np.zeros((2, 4), np.float32), (Segment(0, 2, "go"),), positions, ("agent",), {"seed": seed}
+            frames,
+            np.zeros((2, 4), np.float32),
+            (Segment(0, 2, "go"),),
+            positions,
+            ("agent",),
+            {"seed": seed},
         )
         writer.append(episode)
     writer.finish()

@@ -25,8 +25,8 @@ DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 CODE_MAP = ROOT / "docs" / "paper_to_code.md"
 
 # conda's names for what PyPI calls otherwise; imageio's extra is a package there
-CONDA_NAMES = {"pytorch": "torch", "matplotlib-base": "matplotlib"}
-CONDA_ONLY = {"python", "pip", "imageio-ffmpeg"}
+CONDA_NAMES = {"pytorch": "torch", "matplotlib-base": "matplotlib", "huggingface_hub": "huggingface-hub"}
+CONDA_ONLY = {"python", "pip"}
 # simulators that PyPI does not have; they are imported in worker processes only
 NOT_ON_PYPI = {"rlbench", "pyrep", "minerl"}
 
