@@ -421,21 +421,28 @@ def test_devices_and_precisions():
 # --- several processes ---------------------------------------------------------------------------
 
 
-def launched(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=280, check=False
-    )
+def launched(*arguments: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a Python process, which leaves no process of its own behind."""
+    process = subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        out, err = process.communicate(timeout=240)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    return process.returncode, out, err
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_two_processes_train_what_one_does(finished, data, tmp_path):
     """The autoencoder included: the main process trains it while the other waits."""
-    torchrun = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0")
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     options = (f"data={data}", f"run_dir={tmp_path / 'two'}", *TINY, "diffusion.steps=4")
-    done = launched(*torchrun, "-m", "world_model.pretrain", *options)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("plan with it") == 1
+    code, out, err = launched(*torchrun, "-m", "world_model.pretrain", *options)
+    assert code == 0, err[-2000:]
+    assert out.count("plan with it") == 1
     one, two = load_file(finished / LAST), load_file(tmp_path / "two" / LAST)
     assert one.keys() == two.keys()
     assert_same_tensors(finished / "latents.safetensors", tmp_path / "two/latents.safetensors")
@@ -447,10 +454,10 @@ def test_two_processes_train_what_one_does(finished, data, tmp_path):
 def test_the_command_is_quiet(data, tmp_path):
     """Only its own progress bars on stderr: nothing of the libraries'."""
     options = (f"data={data}", f"run_dir={tmp_path / 'run'}", *TINY, "diffusion.steps=1", "precision=bf16")
-    done = launched("-m", "world_model.pretrain", *options)
-    assert done.returncode == 0, done.stderr
+    code, _, err = launched("-m", "world_model.pretrain", *options)
+    assert code == 0, err
     foreign = [
-        line for line in done.stderr.replace("\r", "\n").splitlines()
+        line for line in err.replace("\r", "\n").splitlines()
         if line.strip() and not line.startswith(("autoencoder:", "pretraining:"))
     ]  # fmt: skip
     assert foreign == []

@@ -233,7 +233,7 @@ def pretrain(cfg: DictConfig, run_dir: RunDir, accelerator: Accelerator) -> Path
         WorldModel(autoencoder, model.text, averaged, scheduler, model.settings).save_pretrained(folder)
         opened = WorldModel.from_pretrained(folder, device=accelerator.device)
         metrics = next_chunk_metrics(opened, held_out, cfg.diffusion.held_out_chunks)
-        seconds, device = round(time.monotonic() - begin), str(accelerator.device)
+        seconds, device = round(time.monotonic() - begin), accelerator.device.type
         extra = {"steps": cfg.diffusion.steps, "seconds_this_run": seconds, "device": device}
         write_json(folder / "metrics.json", {**metrics, **extra})
     accelerator.wait_for_everyone()
