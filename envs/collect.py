@@ -105,8 +105,17 @@ def _recorder(workers: int) -> Iterator[Callable[..., Iterator[Recorded]]]:
         return
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker)
+
+    def start(*work: Any) -> Iterator[Recorded]:
+        """Workers are born deaf to Ctrl-C: one that comes while they still import is the parent's."""
+        heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            return pool.map(*work)
+        finally:
+            signal.signal(signal.SIGINT, heard)
+
     try:
-        yield pool.map
+        yield start
     except BrokenProcessPool:
         fail("a worker process died (out of memory?); the same command goes on; try fewer workers=")
     finally:
