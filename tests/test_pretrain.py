@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from diffusers import UNet3DConditionModel
 from safetensors.torch import load_file
 from tiny import (
     CAPTIONS,
@@ -124,29 +124,51 @@ def test_the_same_command_again_prints_the_result(finished, data, capsys):
     assert files(finished) == before
 
 
+def assert_same_run(a: Path, b: Path) -> None:
+    for name in (LAST, "model/unet/diffusion_pytorch_model.safetensors", "latents.safetensors"):
+        assert_same_tensors(a / name, b / name)
+    rows = [json.loads(row)["step"] for row in (b / "training/metrics.jsonl").read_text().splitlines()]
+    assert rows == [1, 2, 3, 4]
+
+
+def test_an_interrupted_run_resumes_bit_for_bit(finished, data, tmp_path, capsys):
+    """Ctrl-C within the third step; the same command does steps three and four."""
+    calls = 0
+
+    def third_step(module, _) -> None:
+        nonlocal calls
+        if isinstance(module, UNet3DConditionModel):
+            calls += 1
+            if calls == 3:
+                signal.raise_signal(signal.SIGINT)
+
+    hook = nn.modules.module.register_module_forward_pre_hook(third_step)
+    try:
+        assert pretrain(data, tmp_path / "run", "diffusion.steps=4") == 130
+    finally:
+        hook.remove()
+    assert capsys.readouterr().err.endswith("interrupted; the same command goes on from here\n")
+    assert int(load_file(tmp_path / "run" / LAST)["step"]) == 2 and not (tmp_path / "run" / METRICS).exists()
+    assert pretrain(data, tmp_path / "run", "diffusion.steps=4") == 0
+    assert "going on at step 2 of 4" in capsys.readouterr().out
+    assert_same_run(finished, tmp_path / "run")
+
+
+@pytest.mark.slow
 def test_a_killed_run_resumes_bit_for_bit(finished, data, tmp_path, capsys):
-    path = tmp_path / "killed"
-    child = multiprocessing.get_context("fork").Process(
-        target=pretrain, args=(data, path, "diffusion.steps=4"), daemon=True
-    )
-    child.start()
-    deadline = time.monotonic() + 60
-    while child.is_alive() and time.monotonic() < deadline:
-        rows = path / "training/metrics.jsonl"
-        if (path / LAST).is_file() and rows.read_text().count("\n") >= 2:
-            os.kill(child.pid, signal.SIGKILL)
-            break
-        time.sleep(0.002)
-    child.join(30)
-    assert child.exitcode == -signal.SIGKILL and not (path / METRICS).exists()
+    """kill -9 once the first step is logged."""
+    path, rows = tmp_path / "run", tmp_path / "run/training/metrics.jsonl"
+    options = (f"data={data}", f"run_dir={path}", *TINY, "diffusion.steps=4")
+    command = [sys.executable, "-m", "world_model.pretrain", *options]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not ((path / LAST).is_file() and rows.read_text()):
+            time.sleep(0.002)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL and not (path / METRICS).exists()
     stopped = int(load_file(path / LAST)["step"])
-    assert 1 <= stopped < 4
     assert pretrain(data, path, "diffusion.steps=4") == 0
     assert f"going on at step {stopped} of 4" in capsys.readouterr().out
-    for name in (LAST, "model/unet/diffusion_pytorch_model.safetensors", "latents.safetensors"):
-        assert_same_tensors(finished / name, path / name)
-    rows = [json.loads(row)["step"] for row in (path / "training/metrics.jsonl").read_text().splitlines()]
-    assert rows == [1, 2, 3, 4]
+    assert_same_run(finished, path)
 
 
 def test_a_finished_autoencoder_is_taken_as_it_is(finished, data, tmp_path):
