@@ -15,12 +15,13 @@ from peft import PeftModel
 from torch import Tensor
 
 from world_model.memory.adapter import ADAPTER, load_theta0, save_theta0
-from world_model.memory.base import MemoryFileError
+from world_model.memory.base import MemoryFileError, Sizes
 from world_model.memory.lora import LoraInjector, LoraSpec, LoraWeights, tensors_sha256
 from world_model.memory.none import NoMemory
 from world_model.memory.temp_lora import TempLora, TempLoraState
 
 CHANNELS, SIZE, TEXT, WIDTH = 3, 4, 2, 8
+SIZES = Sizes(CHANNELS, WIDTH, past_frames=2)
 
 
 def make_unet(seed: int = 0) -> UNet3DConditionModel:
@@ -59,12 +60,17 @@ class TinyDenoiser:
 def make_memory(unet: UNet3DConditionModel, **options: object) -> TempLora:
     memory = TempLora(**{"rank": 4, "alpha": 8} | options)
     injector = LoraInjector(unet, memory.spec)
-    memory.bind(injector, injector.initial(seed=0).to(next(unet.parameters()).dtype))
+    memory.bind(injector, injector.initial(seed=0).to(next(unet.parameters()).dtype), SIZES)
     return memory
 
 
 def latents(batch: int, frames: int, seed: int) -> Tensor:
     return torch.randn(batch, frames, CHANNELS, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
+
+
+def words(batch: int, seed: int = 3) -> Tensor:
+    """Text tokens of a chunk's caption."""
+    return torch.randn(batch, TEXT, WIDTH, generator=torch.Generator().manual_seed(seed))
 
 
 def seeded(*seeds: int) -> list[torch.Generator]:
@@ -77,7 +83,7 @@ def learned(memory: TempLora, batch: int = 1, chunks: int = 1) -> TempLoraState:
     dtype = memory.theta0.tensors()[0].dtype
     for i in range(chunks):
         past, new = latents(batch, 1, i).to(dtype), latents(batch, 2, 100 + i).to(dtype)
-        state = memory.update(state, denoiser, past, new, generators)
+        state = memory.update(state, denoiser, past, new, words(len(past)), generators)
     return state
 
 
@@ -101,14 +107,14 @@ def test_update_lowers_the_loss_of_what_it_remembers() -> None:
     memory = make_memory(make_unet(), steps=20, learning_rate=5e-3)
     denoiser = TinyDenoiser(memory.injector.unet)
     past, new = latents(2, 1, 0), latents(2, 2, 1)
-    state = memory.update(memory.reset(2), denoiser, past, new, seeded(0, 1))
+    state = memory.update(memory.reset(2), denoiser, past, new, words(len(past)), seeded(0, 1))
     clean, noise, t = torch.cat([past, new], 1), latents(2, 3, 9), torch.tensor([800, 700])
     with torch.no_grad():
         before = denoiser.sequence_loss(clean, t, noise)
         with memory.injector.applied(state.weights):
             after = denoiser.sequence_loss(clean, t, noise)
     assert (after < 0.95 * before).all(), (before, after)
-    assert state.updates == 1 and (state.weights.norm() > 0).all()
+    assert state.updates == (1, 1) and (state.weights.norm() > 0).all()
 
 
 def test_update_equals_adam_on_peft_over_the_whole_noised_sequence(tmp_path: Path) -> None:
@@ -116,7 +122,7 @@ def test_update_equals_adam_on_peft_over_the_whole_noised_sequence(tmp_path: Pat
     unet = make_unet().double()
     memory = make_memory(unet, steps=3)
     past, new = latents(1, 1, 0).double(), latents(1, 2, 1).double()
-    state = memory.update(memory.reset(1), TinyDenoiser(unet), past, new, seeded(0))
+    state = memory.update(memory.reset(1), TinyDenoiser(unet), past, new, words(len(past)), seeded(0))
 
     memory.save_episode(memory.reset(1), 0, tmp_path / "theta0")
     opened = PeftModel.from_pretrained(make_unet().double(), tmp_path / "theta0", is_trainable=True)
@@ -147,7 +153,8 @@ def test_update_leaves_the_base_and_older_states_bitwise_unchanged() -> None:
     hashes, base = tensors_sha256(unet.state_dict()), unet_output(unet)
     first = learned(memory)
     kept = first.weights.clone()
-    memory.update(first, TinyDenoiser(unet), latents(1, 1, 3), latents(1, 2, 4), seeded(3))
+    past, new = latents(1, 1, 3), latents(1, 2, 4)
+    memory.update(first, TinyDenoiser(unet), past, new, words(1), seeded(3))
     assert tensors_sha256(unet.state_dict()) == hashes
     assert torch.equal(unet_output(unet), base)
     assert all(p.grad is None and p.requires_grad for p in unet.parameters())
@@ -160,9 +167,10 @@ def test_update_works_where_the_caller_has_gradients_off() -> None:
     expected = learned(memory)
     with torch.inference_mode():
         found = learned(memory)
-        again = memory.update(found, TinyDenoiser(memory.injector.unet), *[latents(1, 1, 0)] * 2, seeded(0))
+        denoiser, same = TinyDenoiser(memory.injector.unet), latents(1, 1, 0)
+        again = memory.update(found, denoiser, same, same, words(1), seeded(0))
     assert_same(found.weights, expected.weights)
-    assert again.updates == 2
+    assert again.updates == (2,)
 
 
 def test_reset_restores_the_base_output_exactly() -> None:
@@ -182,10 +190,12 @@ def test_three_episodes_in_a_batch_equal_three_single_ones(optimizer_state: str)
     denoiser = TinyDenoiser(unet)
     chunks = [(latents(3, 1, i).double(), latents(3, 2, 10 + i).double()) for i in range(2)]
 
+    caption = words(3).double()
+
     def run(rows: list[int]) -> TempLoraState:
         state, generators = memory.reset(len(rows)), seeded(*rows)
         for past, new in chunks:
-            state = memory.update(state, denoiser, past[rows], new[rows], generators)
+            state = memory.update(state, denoiser, past[rows], new[rows], caption[rows], generators)
         return state
 
     together, alone = run([0, 1, 2]), [run([i]) for i in range(3)]
@@ -246,7 +256,7 @@ def test_saved_memory_opens_in_peft_with_equal_outputs(tmp_path: Path, targets: 
     torch.testing.assert_close(unet_output(opened), ours, atol=1e-6, rtol=1e-5)
     loaded = memory.load_episode(tmp_path / "memory")
     assert_same(loaded.weights, one.weights)
-    assert loaded.updates == 1
+    assert loaded.updates == (1,)
 
 
 def test_memory_saved_by_peft_itself_loads_with_equal_outputs(tmp_path: Path) -> None:
@@ -276,7 +286,7 @@ def test_optimizer_state_keep_and_reset(tmp_path: Path) -> None:
     flat = keep.load_state_dict(keep.state_dict(state))
     new = latents(1, 2, 101), latents(1, 1, 1)
     ends = [
-        keep.update(s, TinyDenoiser(unet), new[1], new[0], seeded(7))
+        keep.update(s, TinyDenoiser(unet), new[1], new[0], words(1), seeded(7))
         for s in (state, keep.load_episode(tmp_path / "memory"), flat)
     ]
     assert_same(ends[0].weights, ends[1].weights)
@@ -287,11 +297,11 @@ def test_kept_moments_equal_one_uninterrupted_adam() -> None:
     unet = make_unet()
     chunk = latents(1, 1, 0), latents(1, 2, 1)
     long = make_memory(unet, steps=6)
-    expected = long.update(long.reset(1), TinyDenoiser(unet), *chunk, seeded(0))
+    expected = long.update(long.reset(1), TinyDenoiser(unet), *chunk, words(1), seeded(0))
     short = make_memory(unet, steps=2, optimizer_state="keep")
     state, generators = short.reset(1), seeded(0)
     for _ in range(3):
-        state = short.update(state, TinyDenoiser(unet), *chunk, generators)
+        state = short.update(state, TinyDenoiser(unet), *chunk, words(1), generators)
     assert_same(state.weights, expected.weights)
 
 
@@ -302,7 +312,7 @@ def test_effect_is_measured_per_episode() -> None:
     zero = memory.effect(memory.reset(2).weights, TinyDenoiser(memory.injector.unet), latents(2, 2, 0))
     assert torch.equal(zero, torch.zeros(2))
     back = memory.load_state_dict(memory.state_dict(state))
-    assert all(map(torch.equal, back.effect, state.effect)) and back.updates == 2
+    assert all(map(torch.equal, back.effect, state.effect)) and back.updates == (2, 2)
 
 
 def test_memory_of_another_model_is_refused(tmp_path: Path) -> None:
@@ -315,7 +325,7 @@ def test_memory_of_another_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MemoryFileError, match="rank=4, this model has rank=2"):
         make_memory(make_unet(), rank=2).load_episode(folder)
     other = make_memory(make_unet())
-    other.bind(other.injector, other.injector.initial(seed=1))
+    other.bind(other.injector, other.injector.initial(seed=1), SIZES)
     for load in (lambda: other.load_episode(folder), lambda: other.load_state_dict(memory.state_dict(state))):
         with pytest.raises(MemoryFileError, match="theta0_sha256") as caught:
             load()
@@ -371,15 +381,17 @@ def test_bad_options_and_targets_are_refused() -> None:
         learned(memory)
     memory = make_memory(make_unet())
     with pytest.raises(ValueError, match="generators"):
-        memory.update(memory.reset(2), TinyDenoiser(make_unet()), *[latents(2, 1, 0)] * 2, seeded(0))
+        same = latents(2, 1, 0)
+        memory.update(memory.reset(2), TinyDenoiser(make_unet()), same, same, words(2), seeded(0))
 
 
 def test_no_memory_gives_nothing_and_draws_nothing(tmp_path: Path) -> None:
     memory = NoMemory()
-    memory.bind(None, None)
+    memory.bind(None, None, SIZES)
     state, generators = memory.reset(2), seeded(0, 1)
     before = [g.get_state() for g in generators]
-    state = memory.update(state, TinyDenoiser(make_unet()), latents(2, 1, 0), latents(2, 1, 1), generators)
+    chunk = latents(2, 1, 0), latents(2, 1, 1)
+    state = memory.update(state, TinyDenoiser(make_unet()), *chunk, words(2), generators)
     assert memory.weights(state) is memory.past(state) is memory.tokens(state) is None
     assert all(map(torch.equal, before, [g.get_state() for g in generators]))
     assert memory.load_state_dict(memory.state_dict(state)) == 2

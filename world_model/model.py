@@ -26,14 +26,15 @@ from tasks import Subgoal
 from tasks.files import write_json
 from world_model.autoencoder import FrameAutoencoder, require_all
 from world_model.diffusion import Diffusion
-from world_model.memory.adapter import load_theta0, save_theta0
-from world_model.memory.base import AnyMemory
+from world_model.memory.adapter import load_theta0, save_theta0, write_safetensors
+from world_model.memory.base import AnyMemory, Sizes
 from world_model.memory.lora import LoraInjector, LoraWeights
 from world_model.memory.none import NoMemory
 from world_model.text import ClipTextEncoder, SentenceEncoder, TextEncoder
-from world_model.training import CheckpointError, generator
+from world_model.training import CheckpointError, generator, read_safetensors
 
 SETTINGS, THETA0 = "world_model.json", "theta0.safetensors"
+MEMORY, MODULE = "memory.json", "memory.safetensors"
 NOISE_STREAM, MEMORY_STREAM = 1, 2
 
 
@@ -134,12 +135,16 @@ class WorldModel:
         self.use_memory(memory or cast(AnyMemory, NoMemory()), theta0)
 
     def use_memory(self, memory: AnyMemory, theta0: LoraWeights | None = None) -> None:
-        """Attach another memory; its Θ₀ is the given one, else drawn from seed 0."""
+        """Attach another memory; its Θ₀ is the given one, else drawn from seed 0. A memory's own module
+        starts untrained; its parameters ask for gradients, for whoever trains them."""
         self.memory, self.theta0 = memory, theta0
         self.injector = LoraInjector(self.unet, memory.spec) if memory.spec else None
         if self.injector is not None:
             self.theta0 = (theta0 or self.injector.initial()).to(self.device)
-        memory.bind(self.injector, self.theta0)
+        sizes = Sizes(self.autoencoder.channels, self.text.null.shape[-1], self.past_frames)
+        memory.bind(self.injector, self.theta0, sizes)
+        if memory.module is not None:
+            memory.module.to(self.device, self.unet.dtype)
 
     @property
     def device(self) -> torch.device:
@@ -169,16 +174,25 @@ class WorldModel:
         texts = tuple(s if isinstance(s, str) else s.text for s in subgoals)
         if len(texts) != len(rollout):
             raise ValueError(f"{len(rollout)} episodes but {len(texts)} subgoals; expected one each")
+        latents = self.imagine_latents(rollout, texts, progress)
+        return rollout, Chunk(texts, latents, self.decode(latents))
+
+    def imagine_latents(
+        self, rollout: Rollout, texts: Sequence[str], progress: Callable[[int, int], None] | None = None
+    ) -> Tensor:
+        """The next chunk of each episode as latents ``(B, F, C, h, w)``."""
         past, tokens = rollout.past, self.text.encode(texts).to(rollout.past)
         if (extra := self.memory.past(rollout.memory)) is not None:
             past = torch.cat([extra, past], 1)
-        if (more := self.memory.tokens(rollout.memory)) is not None:
-            tokens = torch.cat([tokens, more], 1)
+        with torch.no_grad():
+            more = self.memory.tokens(rollout.memory)
+        if more is not None:
+            tokens = torch.cat([tokens, more.to(tokens)], 1)
         shape = (self.settings.chunk_frames, *rollout.past.shape[2:])
         noise = torch.stack(
             [torch.randn(shape, generator=g) for g in self._generators(rollout, NOISE_STREAM)]
         )
-        latents = self.diffusion.sample(
+        return self.diffusion.sample(
             past,
             noise.to(past),
             tokens,
@@ -187,7 +201,6 @@ class WorldModel:
             lambda passes: self._applied(self.memory.weights(rollout.memory), passes),
             progress,
         )
-        return rollout, Chunk(texts, latents, self.decode(latents))
 
     def remember(self, rollout: Rollout, chunk: Chunk, observed: np.ndarray | None = None) -> Rollout:
         """Fast learning on input ⊕ output (lines 11-14), then the output becomes the next input (line 5).
@@ -201,10 +214,15 @@ class WorldModel:
             new = self.autoencoder.encode(observed.reshape(-1, *observed.shape[2:])).unflatten(
                 0, observed.shape[:2]
             )
+        return replace(self.remember_latents(rollout, chunk.subgoals, new), frames=frames[:, -1])
+
+    def remember_latents(self, rollout: Rollout, texts: Sequence[str], new: Tensor) -> Rollout:
+        """:meth:`remember` on latents ``(B, F, C, h, w)`` alone; the rollout's frames stay behind."""
         generators = self._generators(rollout, MEMORY_STREAM)
-        memory = self.memory.update(rollout.memory, self.diffusion, rollout.past, new, generators)
+        tokens = self.text.encode(texts).to(new)
+        memory = self.memory.update(rollout.memory, self.diffusion, rollout.past, new, tokens, generators)
         past = torch.cat([rollout.past, new], 1)[:, -self.past_frames :]
-        return replace(rollout, index=rollout.index + 1, past=past, frames=frames[:, -1], memory=memory)
+        return replace(rollout, index=rollout.index + 1, past=past, memory=memory)
 
     def decode(self, latents: Tensor) -> np.ndarray:
         """``(B, F, C, h, w)`` to ``(B, F, H, W, 3)`` uint8."""
@@ -224,7 +242,7 @@ class WorldModel:
     # --- files ---------------------------------------------------------------------------------
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
-        """Write a diffusers-style folder: unet, vae, scheduler, text, settings and Θ₀."""
+        """Write a diffusers-style folder: unet, vae, scheduler, text, settings, Θ₀ and the memory's module."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         copied(self.unet, dtype).save_pretrained(folder / "unet")
@@ -239,6 +257,9 @@ class WorldModel:
         self.text.save_pretrained(folder)
         if self.theta0 is not None:
             save_theta0(folder / THETA0, self.theta0)
+        if self.memory.module is not None:
+            write_safetensors(folder / MODULE, self.memory.module.state_dict())
+            write_json(folder / MEMORY, {"memory": self.memory.name})
         write_json(folder / SETTINGS, asdict(self.settings))
 
     @classmethod
@@ -256,7 +277,7 @@ class WorldModel:
             changes: settings to use instead of the stored ones, such as ``sampling_steps``.
 
         Raises:
-            CheckpointError: a missing, truncated or wrong-shaped file.
+            CheckpointError: a missing, truncated or wrong-shaped file; no weights of a memory's own module.
         """
         folder = Path(folder)
         if absent := [part for part in ("unet", "vae", "scheduler") if not (folder / part).is_dir()]:
@@ -276,6 +297,8 @@ class WorldModel:
         model.autoencoder.to(device)
         if memory is not None:
             model.use_memory(memory, theta0 if memory.spec else None)
+            if memory.module is not None:
+                load_module(folder, memory)
         return model
 
     @classmethod
@@ -298,6 +321,35 @@ class WorldModel:
             Settings(**stored),
             version=fingerprint(folder),
         )
+
+
+def load_module(folder: Path, memory: AnyMemory) -> None:
+    """Load the module of a memory of the same kind that ``save_pretrained`` wrote.
+
+    Raises:
+        CheckpointError: none there, another kind's, damaged, or of other options.
+    """
+    kind, path = None, folder / MEMORY
+    if path.is_file():
+        try:
+            kind = json.loads(path.read_text()).get("memory")
+        except (ValueError, AttributeError):
+            raise CheckpointError(f"{path} is not readable json; get it again") from None
+    if kind != memory.name:
+        found = "no memory's own weights" if kind is None else f"those of memory={kind}"
+        raise CheckpointError(
+            f"weights={folder} hold {found}, memory={memory.name} needs its own; "
+            f"train them with python -m world_model.slowfast_loop memory={memory.name}"
+        )
+    assert memory.module is not None
+    try:
+        memory.module.load_state_dict(read_safetensors(folder / MODULE))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"{folder / MODULE} does not fit memory={memory.name} ({reason}); "
+            "use the options it was trained with"
+        ) from None
 
 
 def local_folder(name: str) -> Path:

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tasks.files import atomic_path
 from world_model.memory.base import MemoryFileError
 from world_model.memory.lora import LoraWeights
 
@@ -105,10 +106,14 @@ def from_adapter(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def save_theta0(path: str | Path, theta0: LoraWeights) -> None:
     """Write Θ₀ ``(1, …)`` as safetensors, atomically; it belongs to the model and is stored beside it."""
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    save_file({k: v.cpu() for k, v in theta0.state_dict().items()}, part, {"format": "pt"})
-    os.replace(part, path)
+    write_safetensors(path, theta0.state_dict())
+
+
+def write_safetensors(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write one file of tensors, atomically."""
+    cpu = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    with atomic_path(path) as temp:
+        save_file(cpu, temp, {"format": "pt"})
 
 
 def load_theta0(path: str | Path) -> LoraWeights:

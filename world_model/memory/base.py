@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from world_model.memory.lora import LoraInjector, LoraSpec, LoraWeights
 
@@ -16,18 +17,41 @@ class MemoryFileError(ValueError):
     """A saved memory that is missing, damaged, or belongs to another model; says which and what to do."""
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """What a memory must fit.
+
+    Args:
+        channels: C of latents ``(B, F, C, h, w)``.
+        width: D of cross-attention tokens ``(B, n, D)``.
+        past_frames: f_p, frames of the ordinary past once enough were seen.
+    """
+
+    channels: int
+    width: int
+    past_frames: int
+
+
 class Denoiser(Protocol):
-    """What fast learning needs of the diffusion model; no text (null tokens), no clean past (mask all 0)."""
+    """What fast learning needs of the diffusion model."""
 
     num_train_timesteps: int
 
     def sequence_loss(self, clean: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:
         """Denoising loss ``(B,)`` over all frames of ``clean`` ``(B, F, C, h, w)``, each episode noised
-        with ``noise`` (same shape) at its one timestep ``(B,)``. Mean over frames, channels, pixels."""
+        with ``noise`` (same shape) at its one timestep ``(B,)``; no text (null tokens), no clean past
+        (mask all 0). Mean over frames, channels, pixels."""
+        ...
+
+    def conditional_loss(
+        self, clean: Tensor, past_frames: int, timesteps: Tensor, noise: Tensor, tokens: Tensor | None = None
+    ) -> Tensor:
+        """Denoising loss ``(B,)`` over the frames of ``clean`` after the first ``past_frames``, which stay
+        clean; with text ``tokens`` ``(B, n, D)``."""
         ...
 
     def predicted_noise(self, clean: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:
-        """ε ``(B, F, C, h, w)`` that the model reads off the same noised sequence."""
+        """ε ``(B, F, C, h, w)`` that the model reads off the sequence of :meth:`sequence_loss`."""
         ...
 
 
@@ -37,14 +61,17 @@ State = TypeVar("State")
 class Memory(Protocol[State]):
     """Remembers B episodes at once; batch-first; ``update`` returns a new state and changes no old one.
 
-    ``spec`` says which low-rank weights the model must carry for it, or None.
+    A state holds no autograd graph. ``spec`` says which low-rank weights the model must carry for it, or
+    None. ``module`` holds the memory's own slow weights, trained with Φ and stored beside it, or None;
+    :meth:`bind` makes it, and :meth:`tokens` carries gradients to it.
     """
 
     name: str
     spec: LoraSpec | None
+    module: nn.Module | None
 
-    def bind(self, injector: LoraInjector | None, theta0: LoraWeights | None) -> None:
-        """Meet the model: its injector (made with :attr:`spec`) and its Θ₀ ``(1, …)``."""
+    def bind(self, injector: LoraInjector | None, theta0: LoraWeights | None, sizes: Sizes) -> None:
+        """Meet the model: its injector (made with :attr:`spec`), its Θ₀ ``(1, …)`` and its sizes."""
         ...
 
     def reset(self, batch: int) -> State:
@@ -55,8 +82,16 @@ class Memory(Protocol[State]):
         """Some of the episodes, in the given order."""
         ...
 
+    def concat(self, states: Sequence[State]) -> State:
+        """Join batches, the inverse of :meth:`select`; chunk indices may differ.
+
+        Raises:
+            ValueError: the episodes' extra past would differ in length.
+        """
+        ...
+
     def past(self, state: State) -> Tensor | None:
-        """Extra clean past latents ``(B, f, C, h, w)``, or None."""
+        """Extra clean past latents ``(B, f, C, h, w)``, which go before the ordinary past, or None."""
         ...
 
     def tokens(self, state: State) -> Tensor | None:
@@ -73,11 +108,12 @@ class Memory(Protocol[State]):
         denoiser: Denoiser,
         past: Tensor,
         new: Tensor,
+        tokens: Tensor,
         generators: Sequence[torch.Generator],
     ) -> State:
         """Remember a chunk: clean latents ``past`` ``(B, f_p, C, h, w)`` and ``new`` ``(B, f_g, C, h, w)``.
 
-        ``generators``: one per episode, so that an episode draws the same alone and in a batch.
+        ``tokens`` ``(B, n, D)``: text of what the chunk was asked for. ``generators``: one per episode, so that an episode draws the same alone and in a batch.
         """
         ...
 

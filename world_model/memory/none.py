@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from world_model.memory.adapter import read_manifest, write_folder
-from world_model.memory.base import Denoiser, MemoryFileError
+from world_model.memory.base import Denoiser, MemoryFileError, Sizes
 from world_model.memory.lora import LoraInjector, LoraWeights
 
 
@@ -18,8 +18,9 @@ class NoMemory:
 
     name = "none"
     spec = None
+    module = None
 
-    def bind(self, injector: LoraInjector | None, theta0: LoraWeights | None) -> None:
+    def bind(self, injector: LoraInjector | None, theta0: LoraWeights | None, sizes: Sizes) -> None:
         """Nothing to bind: Θ is not read."""
 
     def reset(self, batch: int) -> int:
@@ -29,6 +30,10 @@ class NoMemory:
     def select(self, state: int, indices: Sequence[int]) -> int:
         """``len(indices)``."""
         return len(indices)
+
+    def concat(self, states: Sequence[int]) -> int:
+        """Their sum."""
+        return sum(states)
 
     def past(self, state: int) -> None:
         """None: no extra past."""
@@ -40,7 +45,13 @@ class NoMemory:
         """None: Φ alone."""
 
     def update(
-        self, state: int, denoiser: Denoiser, past: Tensor, new: Tensor, generators: Sequence[torch.Generator]
+        self,
+        state: int,
+        denoiser: Denoiser,
+        past: Tensor,
+        new: Tensor,
+        tokens: Tensor,
+        generators: Sequence[torch.Generator],
     ) -> int:
         """The same state; draws nothing."""
         return state

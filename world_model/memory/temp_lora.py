@@ -21,7 +21,7 @@ from world_model.memory.adapter import (
     to_adapter,
     write_folder,
 )
-from world_model.memory.base import Denoiser, MemoryFileError
+from world_model.memory.base import Denoiser, MemoryFileError, Sizes
 from world_model.memory.lora import LoraInjector, LoraSpec, LoraWeights, tensors_sha256
 
 OPTIMIZER = "optimizer.safetensors"
@@ -36,13 +36,14 @@ class TempLoraState:
     Args:
         weights: Θ, batch B.
         moments: Adam's first and second moments, shaped as Θ; None unless the optimizer's state is kept.
-        updates: chunks remembered so far.
-        effect: per update ``(B,)``, ‖ε_with − ε_without‖ / ‖ε_without‖; empty unless measured.
+        updates: per episode, chunks remembered so far.
+        effect: per update ``(B,)``, ‖ε_with − ε_without‖ / ‖ε_without‖; empty unless measured, NaN where
+            an episode has had fewer updates than another of its batch.
     """
 
     weights: LoraWeights
-    moments: tuple[LoraWeights, LoraWeights] | None = None
-    updates: int = 0
+    moments: tuple[LoraWeights, LoraWeights] | None
+    updates: tuple[int, ...]
     effect: tuple[Tensor, ...] = ()
 
 
@@ -63,6 +64,7 @@ class TempLora:
     """
 
     name = "temp_lora"
+    module = None
 
     def __init__(
         self,
@@ -91,7 +93,7 @@ class TempLora:
         self.spec = LoraSpec(rank, alpha, targets)
         self._bound: tuple[LoraInjector, LoraWeights] | None = None
 
-    def bind(self, injector: LoraInjector | None, theta0: LoraWeights | None) -> None:
+    def bind(self, injector: LoraInjector | None, theta0: LoraWeights | None, sizes: Sizes) -> None:
         """Meet the model's injector and its Θ₀ ``(1, …)``.
 
         Raises:
@@ -126,14 +128,30 @@ class TempLora:
 
     def reset(self, batch: int) -> TempLoraState:
         """Θ = Θ₀ for every episode; B is zero, so the model gives exactly Φ's output."""
-        return TempLoraState(self.theta0.select([0] * batch).clone())
+        return TempLoraState(self.theta0.select([0] * batch).clone(), None, (0,) * batch)
 
     def select(self, state: TempLoraState, indices: Sequence[int]) -> TempLoraState:
         """Some of the episodes, in the given order."""
         first, second = state.moments or (None, None)
         moments = (first.select(indices), second.select(indices)) if first and second else None
         effect = tuple(e[torch.as_tensor(indices, device=e.device)] for e in state.effect)
-        return TempLoraState(state.weights.select(indices), moments, state.updates, effect)
+        updates = tuple(state.updates[i] for i in indices)
+        return TempLoraState(state.weights.select(indices), moments, updates, effect)
+
+    def concat(self, states: Sequence[TempLoraState]) -> TempLoraState:
+        """Join batches. Adam's moments, if kept, are zero for episodes that have none yet."""
+        moments = None
+        if any(s.moments is not None for s in states):
+            zeros = [s.weights.map(torch.zeros_like) for s in states]
+            pairs = [s.moments or (z, z) for s, z in zip(states, zeros, strict=True)]
+            moments = LoraWeights.cat([p[0] for p in pairs]), LoraWeights.cat([p[1] for p in pairs])
+        longest = max(len(s.effect) for s in states)
+        effect = []
+        for k in range(longest):
+            rows = [s.effect[k] if k < len(s.effect) else _unmeasured(s) for s in states]
+            effect.append(torch.cat(rows))
+        updates = tuple(u for s in states for u in s.updates)
+        return TempLoraState(LoraWeights.cat([s.weights for s in states]), moments, updates, tuple(effect))
 
     def past(self, state: TempLoraState) -> None:
         """None: no extra past."""
@@ -151,6 +169,7 @@ class TempLora:
         denoiser: Denoiser,
         past: Tensor,
         new: Tensor,
+        tokens: Tensor,
         generators: Sequence[torch.Generator],
     ) -> TempLoraState:
         """Eq. 3: learn to denoise ``past ⊕ new`` as one action-free sequence; the loss covers all of it.
@@ -161,6 +180,7 @@ class TempLora:
         Args:
             past: ``(B, f_p, C, h, w)`` clean latents, the chunk's input.
             new: ``(B, f_g, C, h, w)`` clean latents, the chunk's output.
+            tokens: not used: Eq. 3 is action-free.
             generators: one per episode, for its timesteps and noise.
 
         Raises:
@@ -182,7 +202,7 @@ class TempLora:
             moments = self._moments(theta, optimizer) if self.optimizer_state == "keep" else None
             weights = theta.clone()
         effect = (*state.effect, self.effect(weights, denoiser, new)) if self.measure_effect else state.effect
-        return TempLoraState(weights, moments, state.updates + 1, effect)
+        return TempLoraState(weights, moments, tuple(u + 1 for u in state.updates), effect)
 
     @torch.no_grad()
     def effect(self, weights: LoraWeights, denoiser: Denoiser, new: Tensor, seed: int = 0) -> Tensor:
@@ -206,6 +226,11 @@ class TempLora:
         }
         if len(set(sizes.values())) != 1:
             raise ValueError(f"episodes differ in number: {sizes}")
+        if state.moments is not None and len(set(state.updates)) > 1:
+            raise ValueError(
+                f"optimizer_state=keep: episodes after {sorted(set(state.updates))} updates can't learn in one "
+                "batch, for Adam counts its steps; update them apart"
+            )
         if self.timesteps[1] > denoiser.num_train_timesteps:
             limit = denoiser.num_train_timesteps
             raise ValueError(
@@ -224,7 +249,7 @@ class TempLora:
         if self.optimizer_state == "keep" and state.moments is not None:
             first, second = (moment.tensors() for moment in state.moments)
             for x, m, v in zip(theta.tensors(), first, second, strict=True):
-                step = torch.tensor(float(state.updates * self.steps))
+                step = torch.tensor(float(state.updates[0] * self.steps))
                 optimizer.state[x] = {"step": step, "exp_avg": m.clone(), "exp_avg_sq": v.clone()}
         return optimizer
 
@@ -282,7 +307,8 @@ class TempLora:
         hashes = {k: bytes(tensors[k].tolist()).hex() for k in ("theta0_sha256", "base_sha256")}
         self._require(hashes, "the saved state")
         moments = self._moment_pair(groups, "the saved state") if "first" in groups else None
-        return TempLoraState(theta, moments, int(tensors["updates"]), tuple(tensors["effect"]))
+        updates = tuple(int(u) for u in tensors["updates"])
+        return TempLoraState(theta, moments, updates, tuple(tensors["effect"]))
 
     def _moment_pair(self, groups: Groups, where: str) -> tuple[LoraWeights, LoraWeights]:
         return self._fitting(groups.get("first", {}), where), self._fitting(groups.get("second", {}), where)
@@ -313,7 +339,7 @@ class TempLora:
             "learning_rate": self.learning_rate,
             "timesteps": list(self.timesteps),
         }
-        counts = {"updates": one.updates, "effect": [float(e) for e in one.effect]}
+        counts = {"updates": one.updates[0], "effect": [float(e) for e in one.effect]}
         manifest = (
             {"memory": self.name}
             | self._identity()
@@ -343,7 +369,11 @@ class TempLora:
             groups = _grouped(read_tensors(folder / OPTIMIZER))
             moments = self._moment_pair(groups, str(folder / OPTIMIZER))
         effect = tuple(torch.tensor([float(e)]) for e in manifest.get("effect", []))
-        return TempLoraState(weights, moments, int(manifest["updates"]), effect)
+        return TempLoraState(weights, moments, (int(manifest["updates"]),), effect)
+
+
+def _unmeasured(state: TempLoraState) -> Tensor:
+    return torch.full((state.weights.batch,), float("nan"), device=state.weights.tensors()[0].device)
 
 
 def _grouped(tensors: Mapping[str, Tensor]) -> Groups:
