@@ -14,6 +14,7 @@ from planner.decomposer.base import Decomposer
 from planner.locate import CubeLocator
 from tasks import Task
 from tasks.commands import ROOT, CommandError
+from tasks.shipped import weights_folder
 from world_model.device import pick_device
 from world_model.model import WorldModel, fingerprint
 
@@ -31,27 +32,13 @@ class Parts:
     header: dict[str, str]
 
 
-def weights_folder(given: str | None, task: str, part: str) -> Path:
-    """The folder of one model: the given one, or the one shipped for the task.
-
-    ``given`` may also be the folder above, as ``weights/TASK`` is.
-    """
-    folder = Path(given) if given else ROOT / "weights" / task / part
-    if given and (folder / part).is_dir():
-        folder = folder / part
-    if not folder.is_dir():
-        what = "is missing" if given else f"is not shipped for task={task}; train it, then give its folder"
-        raise CommandError(f"{part} weights: {folder} {what}")
-    return folder
-
-
 def assemble(cfg: DictConfig, count: int) -> Parts:
     """Open every part of ``cfg``; ``count`` environments."""
     task: Task = hydra.utils.instantiate(cfg.task)
     make_env = hydra.utils.instantiate(cfg.env)
     memory = hydra.utils.instantiate(cfg.memory)
     device = pick_device(cfg.device)
-    model_folder = weights_folder(cfg.weights, task.name, "world_model")
+    model_folder = weights_folder(cfg.weights, task.name, "world_model", memory.name)
     reader_folder = weights_folder(cfg.inverse_dynamics, task.name, "inverse_dynamics")
     world_model = WorldModel.from_pretrained(
         model_folder,

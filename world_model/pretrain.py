@@ -27,10 +27,11 @@ from tasks.commands import OptionError, RunDir, integer, main
 from tasks.dataset import load_episodes
 from tasks.files import write_json
 from world_model.autoencoder import FrameAutoencoder
-from world_model.chunks import Batch, LatentEpisodes, change_weight
+from world_model.chunks import Batch, LatentEpisodes
 from world_model.device import pick_device, pick_precision
 from world_model.diffusion import Diffusion
 from world_model.model import Settings, WorldModel, local_folder, no_dropout
+from world_model.objective import Objective
 from world_model.text import TextEncoder
 from world_model.train_autoencoder import held_out_split, train_autoencoder
 from world_model.training import CheckpointError, Learner, Log, generator, train
@@ -55,15 +56,8 @@ def build_unet(cfg: DictConfig, latent_channels: int) -> UNet3DConditionModel:
     return no_dropout(unet)
 
 
-def draw_timesteps(count: int, total: int, high_share: float, rng: torch.Generator) -> Tensor:
-    """``(count,)`` uniform timesteps, a share of them from the noisier half."""
-    low = torch.where(torch.rand(count, generator=rng) < high_share, total // 2, 0)
-    return (low + torch.rand(count, generator=rng) * (total - low)).long()
-
-
 class ChunkLoss:
-    """Eq. 2 on a step's batch, and a share of Eq. 3's whole noised sequences, so that fast learning's
-    objective is in the training distribution. Past and text are dropped independently (Appendix C.1)."""
+    """The objective on each step's batch of chunks, drawn uniformly from the data."""
 
     def __init__(
         self,
@@ -73,13 +67,8 @@ class ChunkLoss:
         cfg: DictConfig,
         device: torch.device,
     ):
-        self.diffusion, self.text, self.data, self.options, self.device = (
-            diffusion,
-            text,
-            data,
-            cfg.diffusion,
-            device,
-        )
+        self.objective = Objective(diffusion, text, cfg.diffusion)
+        self.data, self.options, self.device = data, cfg.diffusion, device
         self.pairs = [(int(p), int(n)) for p, n, _ in cfg.diffusion.pairs]
         for past, new in self.pairs:
             data.allowed(past, new)
@@ -93,31 +82,9 @@ class ChunkLoss:
     def __call__(self, step: int, seed: int, part: slice = slice(None)) -> tuple[Tensor, dict[str, float]]:
         """The loss of ``part`` of step ``step``'s batch; every process draws the whole batch."""
         batch, rng = self.batch(step, seed)
-        options, B = self.options, len(batch.captions)
-        t = draw_timesteps(B, self.diffusion.num_train_timesteps, options.high_noise, rng)
-        noise = torch.randn(batch.clean.shape, generator=rng)
-        with_text = torch.rand(B, generator=rng) >= options.drop_text
-        with_past = torch.rand(B, generator=rng) >= options.drop_past
-        sequence = bool(torch.rand((), generator=rng) < options.sequence_share)
-        clean, noise, t = (x[part].to(self.device) for x in (batch.clean, noise, t))
-        if sequence:
-            losses = self.diffusion.sequence_loss(clean, t, noise)
-            kind = "sequence"
-        else:
-            tokens = self.text.encode(batch.captions)[part].to(self.device)
-            tokens = torch.where(
-                with_text[part].to(self.device).view(-1, 1, 1), tokens, self.diffusion.null_tokens.to(tokens)
-            )
-            weight = change_weight(clean, batch.past_frames, options.change_weight)
-            losses = self.diffusion.conditional_loss(
-                clean, batch.past_frames, t, noise, tokens, with_past[part].to(self.device), weight
-            )
-            kind = f"{batch.past_frames}+{clean.shape[1] - batch.past_frames}"
-        high = t >= self.diffusion.num_train_timesteps // 2
-        figures = {f"loss/{kind}": float(losses.detach().mean())}
-        for name, chosen in (("t_low", ~high), ("t_high", high)):
-            if not sequence and bool(chosen.any()):
-                figures[f"loss/{name}"] = float(losses.detach()[chosen].mean())
+        draws = self.objective.draw(batch.clean.shape, rng).part(part)
+        clean = batch.clean[part].to(self.device)
+        losses, figures = self.objective.losses(clean, batch.past_frames, batch.captions[part], draws)
         return losses.mean(), figures
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +204,7 @@ def train(
     log: Log | None,
     every: int,
     name: str = "training",
+    shown: Sequence[str] = ("loss",),
 ) -> None:
     """Run a learner to its last step.
 
@@ -211,6 +212,7 @@ def train(
         loss: the loss of a step's batch, and figures for the log.
         log: None in every process but the main one.
         every: steps between log lines and checkpoints.
+        shown: figures beside the progress bar.
     """
     from tqdm import tqdm
 
@@ -230,6 +232,6 @@ def train(
                     means = {k: float(np.mean(v)) for k, v in sums.items()}
                     means["steps_per_second"] = (learner.step - first) / (time.monotonic() - started)
                     log.write(learner.step, means)
-                    bar.set_postfix(loss=f"{means['loss']:.4f}")
+                    bar.set_postfix({k: f"{means[k]:.4f}" for k in shown if k in means})
                     learner.save()
                 sums = {}

@@ -1,0 +1,297 @@
+"""The slow-fast loop (paper, Section 3.3, Algorithm 1b).
+
+The inner loop walks through B episodes with fast learning and keeps D_s: before each update, the
+chunk and the memory as it stood, {X_i, X_{i+1}, Θ_i}. The outer loop trains Φ on D_s at Φ + Θ_i, with
+Θ_i frozen. Any memory will do: with ``none`` it is the control with equal gradient steps.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from world_model.chunks import LatentEpisodes
+from world_model.memory.lora import LoraWeights
+from world_model.model import Rollout, WorldModel
+from world_model.objective import Draws, Objective
+from world_model.training import TrainingError, generator
+
+Inner = Literal["ground_truth", "generated", "mixed"]
+ORDER, INNER, OUTER = 11, 12, 13  # streams of random numbers
+
+
+class SlowWeights(nn.Module):
+    """What slow learning trains: Φ, and a memory's own module if it has one. Called, it is the UNet."""
+
+    def __init__(self, unet: nn.Module, memory: nn.Module | None):
+        super().__init__()
+        self.unet = unet
+        self.memory = memory if memory is None else memory.requires_grad_(True)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.unet(*args, **kwargs)
+
+
+def applied(model: WorldModel, weights: LoraWeights | None) -> AbstractContextManager:
+    """Φ + Θ while open; Φ for a memory without weights."""
+    if weights is None or model.injector is None:
+        return nullcontext()
+    return model.injector.applied(weights)
+
+
+class EpisodeBatches:
+    """Which episodes each iteration takes: batches of equally many chunks, each episode once an epoch.
+
+    Args:
+        data: the training episodes.
+        size: B.
+
+    Raises:
+        ValueError: an episode of a single chunk, which leaves nothing to remember, a chunk of another
+            length, or too few episodes of a kind.
+    """
+
+    def __init__(self, data: LatentEpisodes, size: int, chunk_frames: int, seed: int):
+        self.size, self.seed = size, seed
+        self.groups: dict[int, list[int]] = {}
+        for episode, segments in enumerate(data.segments):
+            self.groups.setdefault(len(segments), []).append(episode)
+        if short := [e for n in self.groups if n < 2 for e in self.groups[n]]:
+            raise ValueError(
+                f"{len(short)} of {len(data)} episodes hold a single chunk, which leaves nothing to remember; "
+                "collect episodes of at least 2 chunks"
+            )
+        lengths = {s.stop - s.start for segments in data.segments for s in segments}
+        if lengths != {chunk_frames}:
+            raise ValueError(
+                f"the data has chunks of {sorted(lengths)} frames, the world model makes {chunk_frames}; "
+                "collect data for this model, or train a model on this data"
+            )
+        self.per_epoch = sum(len(g) // size for g in self.groups.values())
+        if not self.per_epoch:
+            largest = max(len(g) for g in self.groups.values())
+            raise ValueError(
+                f"inner.batch_size={size}, but at most {largest} episodes have equally many chunks; "
+                "lower it or collect more"
+            )
+
+    def __getitem__(self, iteration: int) -> list[int]:
+        """The B episodes of an iteration."""
+        epoch, index = divmod(iteration, self.per_epoch)
+        rng = generator(self.seed, epoch, ORDER)
+        batches = []
+        for count in sorted(self.groups):
+            group = self.groups[count]
+            order = torch.randperm(len(group), generator=rng).tolist()
+            batches += [
+                [group[i] for i in order[at : at + self.size]]
+                for at in range(0, len(group) - self.size + 1, self.size)
+            ]
+        return batches[int(torch.randperm(len(batches), generator=rng)[index])]
+
+
+@dataclass(frozen=True)
+class Experience:
+    """D_s of B episodes: per chunk i, what the outer loop trains on, and the memory before its update.
+
+    Attributes:
+        pasts: per chunk ``(B, f_p, C, h, w)``, as the inner loop saw it.
+        news: per chunk ``(B, f_g, C, h, w)``, the truth.
+        captions: per chunk B of them.
+        states: per chunk, the memory's state before it remembers this chunk.
+    """
+
+    pasts: tuple[Tensor, ...]
+    news: tuple[Tensor, ...]
+    captions: tuple[tuple[str, ...], ...]
+    states: tuple[Any, ...]
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+
+def inner_loop(
+    model: WorldModel, data: LatentEpisodes, episodes: Sequence[int], inner: Inner, seed: int, iteration: int
+) -> Experience:
+    """Fast learning through whole episodes (Algorithm 1b, inner loop).
+
+    Args:
+        inner: what is remembered and continued from: the data's chunks, the model's own, or by turns
+            (every other iteration).
+        seed, iteration: fix every random draw of an episode, whatever batch it is in.
+    """
+    generated = inner == "generated" or (inner == "mixed" and iteration % 2 == 1)
+    segments = [data.segments[e] for e in episodes]
+    device = model.device
+    first = torch.stack([data.latents[e][s[0].start] for e, s in zip(episodes, segments, strict=True)])
+    seeds = tuple(_episode_seed(seed, iteration, e) for e in episodes)
+    unseen = np.empty((len(seeds), 0, 0, 3), np.uint8)
+    past = first.float().to(device)[:, None]
+    rollout = Rollout(seeds, 0, past, unseen, model.memory.reset(len(seeds)))
+    pasts, news, captions, states = [], [], [], []
+    for k in range(len(segments[0])):
+        chunks = [s[k] for s in segments]
+        true = torch.stack(
+            [data.latents[e][c.start + 1 : c.stop + 1] for e, c in zip(episodes, chunks, strict=True)]
+        )
+        true = true.float().to(device)
+        texts = tuple(c.caption for c in chunks)
+        pasts.append(rollout.past), news.append(true), captions.append(texts), states.append(rollout.memory)
+        if k + 1 < len(segments[0]):
+            new = model.imagine_latents(rollout, texts) if generated else true
+            rollout = model.remember_latents(rollout, texts, new)
+    return Experience(tuple(pasts), tuple(news), tuple(captions), tuple(states))
+
+
+def _episode_seed(seed: int, iteration: int, episode: int) -> int:
+    return int(torch.randint(2**31, (), generator=generator(seed * 1_000_003 + iteration, episode, INNER)))
+
+
+class ChunkChooser:
+    """Which chunk of each episode an outer step trains on.
+
+    Args:
+        focus: regular expression; chunks whose caption it finds need the memory. Null: none.
+        focus_share: share of the draws that take such a chunk, where an episode has one.
+        first_share: share of the steps that train on first chunks, from a single past frame.
+    """
+
+    def __init__(self, focus: str | None, focus_share: float, first_share: float):
+        self.focus = re.compile(focus) if focus else None
+        self.focus_share, self.first_share = focus_share, first_share
+
+    def in_focus(self, caption: str) -> bool:
+        return self.focus is not None and self.focus.search(caption) is not None
+
+    def __call__(self, captions: Sequence[Sequence[str]], rng: torch.Generator) -> list[int]:
+        """One chunk index an episode, from captions per chunk and episode; all 0, or none is."""
+        count = len(captions[0])
+        first = bool(torch.rand((), generator=rng) < self.first_share)
+        focused = torch.rand(count, generator=rng) < self.focus_share
+        where = torch.rand(count, generator=rng)
+        if first:
+            return [0] * count
+        chosen = []
+        for b in range(count):
+            later = list(range(1, len(captions)))
+            wanted = [k for k in later if self.in_focus(captions[k][b])]
+            others = [k for k in later if k not in wanted]
+            pool = (wanted if focused[b] else others) or later
+            chosen.append(pool[int(where[b] * len(pool))])
+        return chosen
+
+
+class SlowFastLoss:
+    """The outer loop's loss; at each iteration's first step it walks the inner loop.
+
+    Args:
+        model: its UNet is the one in training.
+        objective: Eq. 2 through the wrapped network.
+        part: which of the B episodes this process takes.
+        outer_steps: gradient steps on each D_s.
+    """
+
+    def __init__(
+        self,
+        model: WorldModel,
+        objective: Objective,
+        data: LatentEpisodes,
+        batches: EpisodeBatches,
+        chooser: ChunkChooser,
+        inner: Inner,
+        outer_steps: int,
+        seed: int,
+        part: slice,
+    ):
+        self.model, self.objective, self.data, self.batches = model, objective, data, batches
+        self.chooser, self.inner, self.outer_steps = chooser, inner, outer_steps
+        self.seed, self.part = seed, part
+        self._current: tuple[int, Experience] | None = None
+
+    def experience(self, iteration: int) -> Experience:
+        """D_s of this process's episodes."""
+        if self._current is None or self._current[0] != iteration:
+            episodes = self.batches[iteration][self.part]
+            made = inner_loop(self.model, self.data, episodes, self.inner, self.seed, iteration)
+            self._current = iteration, made
+        return self._current[1]
+
+    def __call__(self, step: int) -> tuple[Tensor, dict[str, float]]:
+        """The loss of step ``step`` on this process's part of the batch."""
+        iteration = step // self.outer_steps
+        experience = self.experience(iteration)
+        rng = generator(self.seed, step, OUTER)
+        episodes = self.batches[iteration]
+        captions = [[self.data.segments[e][k].caption for e in episodes] for k in range(len(experience))]
+        chosen = self.chooser(captions, rng)
+        past = experience.pasts[chosen[0]].shape[1]
+        shape = (len(episodes), past + experience.news[0].shape[1], *experience.news[0].shape[2:])
+        draws = self.objective.draw(shape, rng).part(self.part)
+        mine = chosen[self.part]
+        losses, figures = chunk_losses(self.model, self.objective, experience, mine, draws)
+        if not torch.isfinite(losses).all():
+            bad = [episodes[self.part][i] for i in (~torch.isfinite(losses)).nonzero().flatten().tolist()]
+            raise TrainingError(
+                f"the loss is not finite at step {step} (iteration {iteration}, episodes {bad}); the last "
+                "checkpoint is intact. Lower outer.learning_rate or memory.learning_rate"
+            )
+        focused = [self.chooser.in_focus(experience.captions[k][b]) for b, k in enumerate(mine)]
+        if any(focused) and not draws.sequence:
+            figures["loss/focus"] = float(losses.detach()[torch.tensor(focused)].mean())
+        return losses.mean(), figures
+
+
+def chunk_losses(
+    model: WorldModel,
+    objective: Objective,
+    experience: Experience,
+    chosen: Sequence[int],
+    draws: Draws,
+    states: Any | None = None,
+) -> tuple[Tensor, dict[str, float]]:
+    """Losses ``(B,)`` of chunk ``chosen[b]`` of each episode b at Φ + Θ_i, Θ_i frozen.
+
+    Args:
+        states: a memory state of B episodes to use instead of the episodes' own.
+    """
+    memory = model.memory
+    if states is None:
+        states = memory.concat([memory.select(experience.states[k], [b]) for b, k in enumerate(chosen)])
+    clean = torch.stack(
+        [torch.cat([experience.pasts[k][b], experience.news[k][b]]) for b, k in enumerate(chosen)]
+    )
+    captions = [experience.captions[k][b] for b, k in enumerate(chosen)]
+    past_frames = experience.pasts[chosen[0]].shape[1]
+    with applied(model, memory.weights(states)):
+        return objective.losses(
+            clean, past_frames, captions, draws, memory.past(states), memory.tokens(states)
+        )
+
+
+@torch.no_grad()
+def memory_use(
+    model: WorldModel, objective: Objective, experience: Experience, chunks: Sequence[int], seed: int
+) -> dict[str, Tensor]:
+    """Does Φ read the memory? Losses ``(B,)`` of one chunk an episode with the episode's own memory,
+    with the next episode's, and with an empty one; the same noise each time."""
+    memory, count = model.memory, len(chunks)
+    shape = (count, experience.pasts[chunks[0]].shape[1] + experience.news[0].shape[1])
+    noise = torch.randn((*shape, *experience.news[0].shape[2:]), generator=generator(seed, 0, OUTER))
+    total = model.diffusion.num_train_timesteps
+    spread = torch.linspace(total / 2, total - 1, count).long()
+    true = torch.ones(count, dtype=torch.bool)
+    draws = Draws(spread, noise, true, true, sequence=False)
+    own = memory.concat([memory.select(experience.states[k], [b]) for b, k in enumerate(chunks)])
+    other = memory.select(own, [*range(1, count), 0])
+    states = {"own": own, "other": other, "empty": memory.reset(count)}
+    return {
+        name: chunk_losses(model, objective, experience, chunks, draws, state)[0]
+        for name, state in states.items()
+    }

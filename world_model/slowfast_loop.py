@@ -1,0 +1,183 @@
+"""Finetunes the core weights Φ with the slow-fast loop (paper, Section 3.3, Algorithm 1b).
+
+    python -m world_model.slowfast_loop task=cube_return
+    torchrun --nproc-per-node 2 -m world_model.slowfast_loop task=cube_return
+
+Starts from the shipped base or from ``weights=FOLDER``. The same command resumes; the finished model
+lies in ``RUN_DIR/model``. ``memory=none`` is the control with equal gradient steps.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any, cast
+
+import hydra
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from omegaconf import DictConfig
+from torch import Tensor
+
+from tasks import Task
+from tasks.commands import OptionError, RunDir, integer, main
+from tasks.dataset import load_episodes
+from tasks.files import write_json
+from tasks.shipped import weights_folder
+from world_model.chunks import LatentEpisodes
+from world_model.device import pick_device, pick_precision
+from world_model.diffusion import Diffusion
+from world_model.model import WorldModel
+from world_model.objective import Objective
+from world_model.pretrain import next_chunk_metrics
+from world_model.slowfast import (
+    ChunkChooser,
+    EpisodeBatches,
+    SlowFastLoss,
+    SlowWeights,
+    inner_loop,
+    memory_use,
+)
+from world_model.train_autoencoder import held_out_split
+from world_model.training import Learner, Log, train
+
+
+def share_of(count: int, accelerator: Accelerator) -> slice:
+    """This process's part of ``count`` samples; OptionError unless it divides evenly."""
+    if count % accelerator.num_processes:
+        raise OptionError(f"{count} episodes can't be shared evenly by {accelerator.num_processes} processes")
+    size = count // accelerator.num_processes
+    return slice(accelerator.process_index * size, (accelerator.process_index + 1) * size)
+
+
+class Probe:
+    """Losses on held-out episodes that show whether Φ reads the memory: with the episode's own, with
+    another episode's, with an empty one."""
+
+    def __init__(
+        self, batches: EpisodeBatches, data: LatentEpisodes, chooser: ChunkChooser, accelerator: Accelerator
+    ):
+        self.data, self.seed, self.accelerator = data, batches.seed, accelerator
+        self.episodes = batches[0][share_of(batches.size, accelerator)]
+        segments = [data.segments[e] for e in self.episodes]
+        found = [[k for k, s in enumerate(ss) if chooser.in_focus(s.caption)] for ss in segments]
+        self.chunks = [ks[-1] if ks else len(ss) - 1 for ks, ss in zip(found, segments, strict=True)]
+
+    def __call__(self, model: WorldModel, objective: Objective) -> dict[str, float]:
+        experience = inner_loop(model, self.data, self.episodes, "ground_truth", self.seed, 0)
+        losses = memory_use(model, objective, experience, self.chunks, self.seed)
+        gathered = {k: cast(Tensor, self.accelerator.gather(v)) for k, v in losses.items()}
+        return {f"probe/{k}": float(v.mean()) for k, v in gathered.items()}
+
+
+def train_loop(
+    cfg: DictConfig,
+    model: WorldModel,
+    data: LatentEpisodes,
+    held_out: LatentEpisodes,
+    folder: Path,
+    accelerator: Accelerator,
+) -> None:
+    """Train the model's slow weights, or go on training them; leaves the averaged ones in the model."""
+    chooser = ChunkChooser(cfg.focus, cfg.focus_share, cfg.first_share)
+    chunk_frames = model.settings.chunk_frames
+    batches = EpisodeBatches(data, cfg.batch_size, chunk_frames, cfg.seed)
+    probed = EpisodeBatches(held_out, cfg.probe_episodes, chunk_frames, cfg.seed)
+    probe = Probe(probed, held_out, chooser, accelerator)
+    slow = SlowWeights(model.unet.requires_grad_(True), model.memory.module).train()
+    steps = cfg.iterations * cfg.outer.steps
+    rates = (cfg.outer.learning_rate, cfg.outer.warmup, cfg.outer.ema)
+    learner = Learner(slow, folder, steps, *rates, accelerator)
+    if learner.resume():
+        done = learner.step // cfg.outer.steps
+        accelerator.print(f"going on at iteration {done} of {cfg.iterations}")
+    outer = Diffusion(cast(Any, learner.wrapped), model.diffusion.scheduler, model.text.null)
+    objective = Objective(outer, model.text, cfg.outer)
+    loss = SlowFastLoss(
+        model,
+        objective,
+        data,
+        batches,
+        chooser,
+        cfg.inner,
+        cfg.outer.steps,
+        cfg.seed,
+        share_of(cfg.batch_size, accelerator),
+    )
+    every = cfg.every * cfg.outer.steps
+    quiet = Objective(model.diffusion, model.text, cfg.outer)
+
+    def with_probe(step: int) -> tuple[Tensor, dict[str, float]]:
+        value, figures = loss(step)
+        if (step + 1) % every == 0:
+            figures |= probe(model, quiet)
+        return value, figures
+
+    log = Log(folder, learner.step) if accelerator.is_main_process else None
+    shown = ("loss", "probe/own", "probe/other", "probe/empty")
+    train(learner, with_probe, log, every, "slow-fast loop", shown)
+    averaged = cast(SlowWeights, learner.averaged())
+    slow.load_state_dict(averaged.state_dict())
+    slow.eval().requires_grad_(False)
+
+
+def slowfast_loop(cfg: DictConfig, run_dir: RunDir, accelerator: Accelerator) -> Path:
+    """Run, or go on with, the loop in ``run_dir``; returns the folder of the finished model."""
+    dataset = load_episodes(cfg.data)
+    task: Task = hydra.utils.instantiate(cfg.task)
+    base = weights_folder(cfg.weights, task.name, "world_model")
+    model = WorldModel.from_pretrained(base, hydra.utils.instantiate(cfg.memory), accelerator.device)
+    training, held = held_out_split(dataset)
+    with accelerator.main_process_first():
+        data = LatentEpisodes(dataset, model.autoencoder, training, run_dir / "latents.safetensors")
+    held_out = LatentEpisodes(dataset, model.autoencoder, held)
+    begin = time.monotonic()
+    train_loop(cfg, model, data, held_out, run_dir / "training", accelerator)
+    folder = run_dir / "model"
+    if accelerator.is_main_process:
+        model.save_pretrained(folder)
+        metrics = next_chunk_metrics(model, held_out, cfg.held_out_chunks)
+        extra = {
+            "iterations": cfg.iterations,
+            "memory": model.memory.name,
+            "base": model.version,
+            "seconds_this_run": round(time.monotonic() - begin),
+            "device": accelerator.device.type,
+        }
+        write_json(folder / "metrics.json", {**metrics, **extra})
+    accelerator.wait_for_everyone()
+    return folder
+
+
+def check_options(cfg: DictConfig, processes: int) -> None:
+    """OptionError for a value outside its range."""
+    for key in ("iterations", "every", "batch_size", "outer.steps", "held_out_chunks"):
+        integer(cfg, key, 1)
+    integer(cfg, "probe_episodes", 2 * processes)
+    if cfg.inner not in ("ground_truth", "generated", "mixed"):
+        raise OptionError(f"inner={cfg.inner}: expected ground_truth, generated or mixed")
+
+
+def run(cfg: DictConfig) -> None:
+    device = pick_device(cfg.device)
+    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=pick_precision(cfg.precision, device))
+    check_options(cfg, accelerator.num_processes)
+    share_of(cfg.batch_size, accelerator)
+    shared = [RunDir.open("slowfast_loop", cfg, ignore=("device",)) if accelerator.is_main_process else None]
+    run_dir = cast(RunDir, broadcast_object_list(shared)[0])
+    folder = run_dir / "model"
+    if (folder / "metrics.json").is_file():
+        accelerator.print("finished already")
+    else:
+        folder = slowfast_loop(cfg, run_dir, accelerator)
+    accelerator.print(json.dumps(json.loads((folder / "metrics.json").read_text())))
+    memory = hydra.utils.instantiate(cfg.memory).name
+    accelerator.print(
+        f"{folder}\nplan with it: python -m planner.run task={cfg.task.name} memory={memory} weights={folder}"
+    )
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main("slowfast_loop", run)
