@@ -11,20 +11,17 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.provenance import commit, processor
 from envs.expert import expert_actions
 from envs.tabletop import TabletopEnv, load_mujoco
 from tasks.cube_return import CubeReturn
 from tasks.files import write_json
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 class Stopwatch:
@@ -76,8 +73,8 @@ def measure(episodes: int = 4, image_size: int = 64, frames: int = 200, steps: i
         "seeds": [seeds.start, seeds.stop - 1],
         "opengl": os.environ.get("MUJOCO_GL", "display"),
         "mujoco": mujoco.__version__,
-        "hardware": f"{_processor()}, {os.cpu_count()} cores",
-        "commit": _commit(),
+        "hardware": processor(),
+        "commit": commit(),
         "command": f"python -m benchmarks.sim_speed {' '.join(sys.argv[1:])}".strip(),
     }
 
@@ -102,23 +99,6 @@ def _expert(env: TabletopEnv, task: CubeReturn, seeds: range) -> tuple[dict[str,
         seconds["physics"] += passed - (picture.seconds - drawn)
         steps += round((env.data.time - simulated) / env.model.opt.timestep)
     return seconds, steps, actions
-
-
-def _processor() -> str:
-    """The processor's name as Linux gives it, else Python's guess."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def _commit() -> str | None:
-    """The checkout's commit; None outside of git."""
-    try:
-        out = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    except FileNotFoundError:
-        return None
-    return out.stdout.strip() or None
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -13,9 +13,10 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 from tqdm import tqdm
 
 from planner.baselines import constant_guess, do_nothing, expert_episode, rows_of, true_frames
@@ -25,16 +26,65 @@ from planner.records import aggregate, summary_row
 from planner.run import held_out_seeds, run_batches
 from planner.statistics import mean_interval, share_interval
 from tasks import Score
-from tasks.commands import ROOT, OptionError, RunDir, integer, main
+from tasks.commands import ROOT, CommandError, OptionError, RunDir, integer, main
 from tasks.files import write_json
+from tasks.shipped import weights_folder
+
+BASELINES = ("do_nothing", "constant_guess", "true_frames")
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """A row with the world model.
+
+    Attributes:
+        memory: a name in the configuration's ``memories``.
+        loop: the memory whose finetuned weights the row runs on; None is the base.
+        condition_on: what the next chunk starts from.
+    """
+
+    memory: str
+    loop: str | None = None
+    condition_on: str = "imagined"
+
 
 MODEL_ROWS = {
-    "no_memory": ("none", "imagined"),
-    "no_memory_observed": ("none", "observed"),
-    "temp_lora_no_loop": ("temp_lora", "imagined"),
-    "temp_lora_no_loop_observed": ("temp_lora", "observed"),
+    "no_memory": ModelRow("none"),
+    "no_memory_observed": ModelRow("none", None, "observed"),
+    "equal_steps": ModelRow("none", "none"),
+    "first_frame": ModelRow("first_frame", "first_frame"),
+    "anchor": ModelRow("anchor", "anchor"),
+    "context": ModelRow("context", "context"),
+    "retrieval": ModelRow("retrieval", "retrieval"),
+    "temp_lora_no_loop": ModelRow("temp_lora"),
+    "temp_lora_no_loop_observed": ModelRow("temp_lora", None, "observed"),
+    "temp_lora_original": ModelRow("temp_lora_original", "temp_lora_original"),
+    "temp_lora_sequence": ModelRow("temp_lora_sequence", "temp_lora_sequence"),
+    "full": ModelRow("temp_lora", "temp_lora"),
+    "full_observed": ModelRow("temp_lora", "temp_lora", "observed"),
+    "shuffled": ModelRow("shuffled", "temp_lora"),
+    "theta_off": ModelRow("none", "temp_lora"),
 }
-BASELINES = ("do_nothing", "constant_guess", "true_frames")
+
+
+def row_weights(row: ModelRow, cfg: DictConfig, task: str) -> str:
+    """The folder of a row's world model: given in ``loop_weights`` or shipped.
+
+    Raises:
+        CommandError: the row needs finetuned weights that are neither given nor shipped.
+    """
+    if row.loop is None:
+        return str(weights_folder(cfg.weights, task, "world_model"))
+    given = cfg.loop_weights.get(row.loop)
+    if given:
+        return str(weights_folder(given, task, "world_model"))
+    shipped = ROOT / "weights" / task / f"world_model-{row.loop}"
+    if not shipped.is_dir():
+        raise CommandError(
+            f"no weights were finetuned with memory={row.loop}; run python -m world_model.slowfast_loop "
+            f"task={task} memory={row.loop}, then give loop_weights.{row.loop}=FOLDER"
+        )
+    return str(shipped)
 
 
 def baseline_row(name: str, parts: Parts, seeds: Sequence[int]) -> dict[str, Any]:
@@ -60,18 +110,20 @@ def baseline_row(name: str, parts: Parts, seeds: Sequence[int]) -> dict[str, Any
 
 def model_row(name: str, cfg: DictConfig, seeds: Sequence[int], run_dir: RunDir) -> dict[str, Any]:
     """One row with the world model, resumed after its last finished batch."""
-    memory, condition_on = MODEL_ROWS[name]
-    row_cfg = cfg.copy()
+    row, row_cfg = MODEL_ROWS[name], cfg.copy()
     with open_dict(row_cfg):
-        row_cfg.memory, row_cfg.condition_on, row_cfg.instruction = cfg.memories[memory], condition_on, None
-        if memory == "temp_lora":
-            row_cfg.memory.measure_effect = True
+        row_cfg.memory, row_cfg.condition_on, row_cfg.instruction = (
+            cfg.memories[row.memory],
+            row.condition_on,
+            None,
+        )
+        row_cfg.weights = row_weights(row, cfg, cfg.task.name)
     parts = assemble(row_cfg, min(cfg.batch_size, len(seeds)))
     results = run_batches(parts, row_cfg, seeds, run_dir / "rows" / name)
     rows = [summary_row(r) for r in results]
     for env in parts.envs:
         env.close()
-    return {**aggregate(rows), "condition_on": condition_on, "parts": parts.header, "episodes": rows}
+    return {**aggregate(rows), "condition_on": row.condition_on, "parts": parts.header, "episodes": rows}
 
 
 def instruments(parts: Parts, seeds: Sequence[int], chunks: int) -> dict[str, Any]:
@@ -110,7 +162,12 @@ def run(cfg: DictConfig) -> None:
     unknown = [r for r in rows if r not in (*BASELINES, *MODEL_ROWS)]
     if unknown or not rows:
         raise OptionError(f"rows={rows}: have {', '.join((*BASELINES, *MODEL_ROWS))}")
-    run_dir = RunDir.open("evaluate", cfg, ignore=("device", "rows", "results", "chunks"))
+    for name in rows:
+        if name in MODEL_ROWS:
+            row_weights(MODEL_ROWS[name], cfg, cfg.task.name)
+    run_dir = RunDir.open(
+        "evaluate", cfg, ignore=("device", "rows", "results", "page", "chunks", "loop_weights")
+    )
     with open_dict(cfg):
         cfg.memory, cfg.condition_on, cfg.instruction = cfg.memories.none, "imagined", None
     parts = assemble(cfg, 1)
@@ -137,11 +194,11 @@ def run(cfg: DictConfig) -> None:
         "instruments": json.loads(measured.read_text()),
         "rows": table,
     }
-    target = ROOT / OmegaConf.select(cfg, "results") / f"planning_{parts.task.name}.json"
+    target = ROOT / cfg.results / f"planning_{parts.task.name}.json"
     write_json(target, result)
     from planner.results import write_results
 
-    page = write_results(ROOT / cfg.results, ROOT / "docs" / "results.md")
+    page = write_results(ROOT / cfg.results, ROOT / cfg.page)
     print(page.read_text())
     print(f"{target}\n{page}")
 

@@ -29,8 +29,10 @@ def summary_row(result: PlanResult) -> dict[str, Any]:
         "distances": dict(result.score.distances),
         "imagined_distances": dict(result.imagined_score.distances),
         "imagined_lost": lost_cubes(result),
+        "notes": list(result.notes),
         "errors": list(result.errors),
         "seconds": result.seconds,
+        "effect": list(result.effect),
     }
 
 
@@ -48,6 +50,8 @@ def aggregate(rows: list[dict[str, Any]]) -> dict[str, Any]:
     moved = [r["distances"][c] for r in rows for c, d in r["displaced"].items() if d]
     lost = [v for r in rows for v in r["imagined_lost"].values()]
     parts = {p for r in rows for p in r["seconds"]}
+    effects = [r["effect"] for r in rows if r["effect"]]
+    updates = range(min((len(e) for e in effects), default=0))
     return {
         "executed": mean_interval([r["executed_distance"] for r in rows]),
         "imagined": mean_interval([r["imagined_distance"] for r in rows]),
@@ -58,6 +62,7 @@ def aggregate(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "seconds_per_episode": {
             p: float(np.mean([r["seconds"].get(p, 0.0) for r in rows])) for p in sorted(parts)
         },
+        "effect": [float(np.mean([e[k] for e in effects])) for k in updates],
     }
 
 
@@ -82,8 +87,10 @@ def save_result(folder: Path, result: PlanResult) -> None:
         "provenance": e.provenance,
         "score": asdict(result.score),
         "imagined_score": asdict(result.imagined_score),
+        "notes": result.notes,
         "errors": result.errors,
         "seconds": result.seconds,
+        "effect": result.effect,
     }
     write_json(stem.with_suffix(".json"), record)
 
@@ -114,6 +121,8 @@ def load_result(folder: Path, seed: int) -> PlanResult | None:
         Score(**record["imagined_score"]),
         tuple(record["errors"]),
         record["seconds"],
+        tuple(record["effect"]),
+        tuple(record.get("notes", ())),
     )  # fmt: skip
 
 

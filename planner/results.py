@@ -16,10 +16,21 @@ NAMES = {
     "do_nothing": "do nothing (computed)",
     "constant_guess": "constant guess, flawless hands (computed)",
     "true_frames": "ceiling: true frames → inverse dynamics → env",
-    "no_memory": "`memory=none`, `condition_on=imagined`",
-    "no_memory_observed": "`memory=none`, `condition_on=observed`",
-    "temp_lora_no_loop": "`memory=temp_lora` without the loop, `condition_on=imagined`",
-    "temp_lora_no_loop_observed": "`memory=temp_lora` without the loop, `condition_on=observed`",
+    "no_memory": "no memory, base",
+    "no_memory_observed": "no memory, base, `condition_on=observed`",
+    "equal_steps": "no memory, as many more training steps as the loop",
+    "first_frame": "`memory=first_frame`, finetuned with it",
+    "anchor": "`memory=anchor`, finetuned with it",
+    "context": "`memory=context`, finetuned with it",
+    "retrieval": "`memory=retrieval`, finetuned with it",
+    "temp_lora_no_loop": "Temp-LoRA without the loop",
+    "temp_lora_no_loop_observed": "Temp-LoRA without the loop, `condition_on=observed`",
+    "temp_lora_original": "Temp-LoRA on input → output with text, its own loop",
+    "temp_lora_sequence": "Temp-LoRA on the whole sequence, its own loop",
+    "full": "**Temp-LoRA + slow-fast loop**",
+    "full_observed": "Temp-LoRA + slow-fast loop, `condition_on=observed`",
+    "shuffled": "control: loop weights, another episode's Θ",
+    "theta_off": "diagnostic: loop weights, Θ off",
 }
 
 
@@ -29,19 +40,26 @@ def _interval(value: dict[str, float] | None, key: str = "mean", form: str = ".3
     return f"{value[key]:{form}} [{value['low']:{form}}, {value['high']:{form}}]"
 
 
+def _effect(per_update: list[float] | None) -> str:
+    """Effect after the first and after the last update."""
+    return f"{per_update[0]:.1%} → {per_update[-1]:.1%}" if per_update else "–"
+
+
 def planning_table(result: dict[str, Any]) -> str:
     unit = result["unit"]
     lines = [
         f"| row | executed distance, {unit} | over displaced, {unit} | displaced | success "
-        f"| imagined distance, {unit} | cubes lost in the imagined end | n |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| imagined distance, {unit} | cubes lost in the imagined end | effect of Θ | n |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
-    for name, row in result["rows"].items():
+    for name in (n for n in NAMES if n in result["rows"]):
+        row = result["rows"][name]
         lost = row.get("imagined_lost")
         lines.append(
             f"| {NAMES[name]} | {_interval(row['executed'])} | {_interval(row.get('executed_over_displaced'))} "
             f"| {_interval(row['displaced'], 'share', '.0%')} | {_interval(row['success'], 'share', '.0%')} "
-            f"| {_interval(row['imagined'])} | {_interval(lost, 'share', '.0%')} | {row['executed']['n']} |"
+            f"| {_interval(row['imagined'])} | {_interval(lost, 'share', '.0%')} "
+            f"| {_effect(row.get('effect'))} | {row['executed']['n']} |"
         )
     return "\n".join(lines)
 
@@ -104,6 +122,8 @@ same in every row; one training seed. {parts}.
 
 Distances are the mean over the cubes that the plan returns; a cube that never was 5 cm away and let go counts with
 the outward way it was told to go. Intervals: 95%, bootstrap over episodes for means, Clopper-Pearson for shares.
+Effect of Θ: how much it changes the predicted noise of the newest chunk, ‖ε with − ε without‖ / ‖ε without‖, after
+the first and after the last chunk.
 
 {planning_table(result)}
 

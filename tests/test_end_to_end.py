@@ -159,3 +159,31 @@ def test_damaged_weights_are_one_clear_line(recipe, tmp_path):
     )
     assert done.returncode == 1
     assert len(done.stderr.strip().splitlines()) == 1 and "broken" in done.stderr, done.stderr
+
+
+@pytest.mark.slow
+def test_the_loop_and_the_planning_table(recipe):
+    """Loop, then table: a finished row is kept, a row without weights is refused before anything runs."""
+    folder = recipe["folder"]
+    looped = folder / "loop"
+    command(
+        "world_model.slowfast_loop", f"data={recipe['data']}", f"weights={recipe['weights']}", f"run_dir={looped}",
+        "iterations=1", "every=1", "batch_size=1", "outer.steps=2", "memory.steps=1", "held_out_chunks=1",
+    )  # fmt: skip
+    options = [
+        "episodes=4", "batch_size=4", "chunks=2", f"weights={recipe['weights']}", f"results={folder}/results",
+        f"inverse_dynamics={recipe['reader']}", f"run_dir={folder}/table", f"page={folder}/results.md",
+        "memories.temp_lora.steps=1",
+    ]  # fmt: skip
+    refused = command("planner.evaluate", *options, "rows=[no_memory,anchor]", check=False)
+    assert refused.returncode == 1 and "slowfast_loop task=cube_return memory=anchor" in refused.stderr
+    full = ["rows=[do_nothing,full,shuffled]", f"loop_weights.temp_lora={looped / 'model'}"]
+    command("planner.evaluate", *options, *full)
+    table = json.loads((folder / "results" / "planning_cube_return.json").read_text())["rows"]
+    assert set(table) == {"do_nothing", "full", "shuffled"}
+    assert len(table["full"]["effect"]) == 4 and all(e > 0 for e in table["full"]["effect"])
+    assert table["do_nothing"]["displaced"]["share"] == 0
+    kept = (folder / "table" / "finished" / "full.json").stat().st_mtime_ns
+    command("planner.evaluate", *options, "rows=[no_memory]")
+    assert (folder / "table" / "finished" / "full.json").stat().st_mtime_ns == kept
+    assert "no memory, base" in (folder / "results.md").read_text()

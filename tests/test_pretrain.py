@@ -37,7 +37,8 @@ from world_model.chunks import LatentEpisodes, change_weight
 from world_model.device import pick_device, pick_precision
 from world_model.diffusion import Diffusion
 from world_model.model import WorldModel
-from world_model.pretrain import ChunkLoss, build_unet, draw_timesteps, run
+from world_model.objective import draw_timesteps
+from world_model.pretrain import ChunkLoss, build_unet, run
 from world_model.train_autoencoder import build_autoencoder
 from world_model.training import (
     CheckpointError,

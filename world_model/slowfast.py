@@ -52,17 +52,31 @@ class EpisodeBatches:
     Args:
         data: the training episodes.
         size: B.
+        chunk_frames: new frames of a chunk.
+        lengths: numbers of chunks to take; None takes all episodes.
 
     Raises:
         ValueError: an episode of a single chunk, which leaves nothing to remember, a chunk of another
             length, or too few episodes of a kind.
     """
 
-    def __init__(self, data: LatentEpisodes, size: int, chunk_frames: int, seed: int):
+    def __init__(
+        self,
+        data: LatentEpisodes,
+        size: int,
+        chunk_frames: int,
+        seed: int,
+        lengths: Sequence[int] | None = None,
+    ):
         self.size, self.seed = size, seed
         self.groups: dict[int, list[int]] = {}
         for episode, segments in enumerate(data.segments):
-            self.groups.setdefault(len(segments), []).append(episode)
+            if lengths is None or len(segments) in lengths:
+                self.groups.setdefault(len(segments), []).append(episode)
+        if not self.groups:
+            raise ValueError(
+                f"chunks={list(lengths or ())}: no episode has so many; collect some, or change it"
+            )
         if short := [e for n in self.groups if n < 2 for e in self.groups[n]]:
             raise ValueError(
                 f"{len(short)} of {len(data)} episodes hold a single chunk, which leaves nothing to remember; "
@@ -78,8 +92,8 @@ class EpisodeBatches:
         if not self.per_epoch:
             largest = max(len(g) for g in self.groups.values())
             raise ValueError(
-                f"inner.batch_size={size}, but at most {largest} episodes have equally many chunks; "
-                "lower it or collect more"
+                f"batch_size={size}, but at most {largest} of the {len(data)} episodes have equally many "
+                "chunks; lower it or collect more"
             )
 
     def __getitem__(self, iteration: int) -> list[int]:

@@ -53,18 +53,35 @@ def share_of(count: int, accelerator: Accelerator) -> slice:
 
 class Probe:
     """Losses on held-out episodes that show whether Φ reads the memory: with the episode's own, with
-    another episode's, with an empty one."""
+    another episode's, with an empty one.
+
+    Args:
+        count: episodes at most; fewer where too few of one length are held out, none below two a process.
+    """
 
     def __init__(
-        self, batches: EpisodeBatches, data: LatentEpisodes, chooser: ChunkChooser, accelerator: Accelerator
+        self, data: LatentEpisodes, chooser: ChunkChooser, count: int, seed: int, accelerator: Accelerator
     ):
-        self.data, self.seed, self.accelerator = data, batches.seed, accelerator
-        self.episodes = batches[0][share_of(batches.size, accelerator)]
-        segments = [data.segments[e] for e in self.episodes]
-        found = [[k for k, s in enumerate(ss) if chooser.in_focus(s.caption)] for ss in segments]
-        self.chunks = [ks[-1] if ks else len(ss) - 1 for ks, ss in zip(found, segments, strict=True)]
+        self.data, self.seed, self.accelerator = data, seed, accelerator
+        groups: dict[int, list[int]] = {}
+        for episode, segments in enumerate(data.segments):
+            groups.setdefault(len(segments), []).append(episode)
+        processes = accelerator.num_processes
+        taken = max(groups.values(), key=len)[: count - count % processes]
+        taken = taken[: len(taken) - len(taken) % processes]
+        self.episodes = taken[share_of(len(taken), accelerator)] if len(taken) >= 2 * processes else []
+        if not self.episodes:
+            accelerator.print(f"no probe: {len(data)} episodes are held out, too few; collect more")
+        found = [
+            [k for k, s in enumerate(data.segments[e]) if k and chooser.in_focus(s.caption)]
+            for e in self.episodes
+        ]
+        last = [len(data.segments[e]) - 1 for e in self.episodes]
+        self.chunks = [ks[-1] if ks else end for ks, end in zip(found, last, strict=True)]
 
     def __call__(self, model: WorldModel, objective: Objective) -> dict[str, float]:
+        if not self.episodes:
+            return {}
         experience = inner_loop(model, self.data, self.episodes, "ground_truth", self.seed, 0)
         losses = memory_use(model, objective, experience, self.chunks, self.seed)
         gathered = {k: cast(Tensor, self.accelerator.gather(v)) for k, v in losses.items()}
@@ -82,9 +99,9 @@ def train_loop(
     """Train the model's slow weights, or go on training them; leaves the averaged ones in the model."""
     chooser = ChunkChooser(cfg.focus, cfg.focus_share, cfg.first_share)
     chunk_frames = model.settings.chunk_frames
-    batches = EpisodeBatches(data, cfg.batch_size, chunk_frames, cfg.seed)
-    probed = EpisodeBatches(held_out, cfg.probe_episodes, chunk_frames, cfg.seed)
-    probe = Probe(probed, held_out, chooser, accelerator)
+    lengths = None if cfg.chunks is None else list(cfg.chunks)
+    batches = EpisodeBatches(data, cfg.batch_size, chunk_frames, cfg.seed, lengths)
+    probe = Probe(held_out, chooser, cfg.probe_episodes, cfg.seed, accelerator)
     slow = SlowWeights(model.unet.requires_grad_(True), model.memory.module).train()
     steps = cfg.iterations * cfg.outer.steps
     rates = (cfg.outer.learning_rate, cfg.outer.warmup, cfg.outer.ema)
@@ -127,7 +144,8 @@ def slowfast_loop(cfg: DictConfig, run_dir: RunDir, accelerator: Accelerator) ->
     dataset = load_episodes(cfg.data)
     task: Task = hydra.utils.instantiate(cfg.task)
     base = weights_folder(cfg.weights, task.name, "world_model")
-    model = WorldModel.from_pretrained(base, hydra.utils.instantiate(cfg.memory), accelerator.device)
+    memory = hydra.utils.instantiate(cfg.memory)
+    model = WorldModel.from_pretrained(base, memory, accelerator.device, untrained_memory=True)
     training, held = held_out_split(dataset)
     with accelerator.main_process_first():
         data = LatentEpisodes(dataset, model.autoencoder, training, run_dir / "latents.safetensors")
@@ -150,11 +168,11 @@ def slowfast_loop(cfg: DictConfig, run_dir: RunDir, accelerator: Accelerator) ->
     return folder
 
 
-def check_options(cfg: DictConfig, processes: int) -> None:
+def check_options(cfg: DictConfig) -> None:
     """OptionError for a value outside its range."""
     for key in ("iterations", "every", "batch_size", "outer.steps", "held_out_chunks"):
         integer(cfg, key, 1)
-    integer(cfg, "probe_episodes", 2 * processes)
+    integer(cfg, "probe_episodes", 0)
     if cfg.inner not in ("ground_truth", "generated", "mixed"):
         raise OptionError(f"inner={cfg.inner}: expected ground_truth, generated or mixed")
 
@@ -162,7 +180,7 @@ def check_options(cfg: DictConfig, processes: int) -> None:
 def run(cfg: DictConfig) -> None:
     device = pick_device(cfg.device)
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=pick_precision(cfg.precision, device))
-    check_options(cfg, accelerator.num_processes)
+    check_options(cfg)
     share_of(cfg.batch_size, accelerator)
     shared = [RunDir.open("slowfast_loop", cfg, ignore=("device",)) if accelerator.is_main_process else None]
     run_dir = cast(RunDir, broadcast_object_list(shared)[0])

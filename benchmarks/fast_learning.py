@@ -1,0 +1,188 @@
+"""What fast learning costs: the paper's Table 3, and batched against sequential inner loops.
+
+    python -m benchmarks.fast_learning --weights weights/cube_return --json benchmarks/results/fast_learning.json
+
+One chunk is imagined, decoded and remembered with and without Temp-LoRA by turns in one process. Peak
+memory is CUDA's allocator's, or on a CPU the process's resident set above what it held before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.provenance import commit, processor
+from tasks.files import write_json
+from tasks.shipped import weights_folder
+from world_model.device import pick_device
+from world_model.memory.base import AnyMemory
+from world_model.memory.none import NoMemory
+from world_model.memory.temp_lora import TempLora
+from world_model.model import Rollout, WorldModel
+from world_model.training import generator
+
+
+class PeakMemory:
+    """Peak memory in MB of a block: ``with PeakMemory(device) as peak: …; peak.megabytes``."""
+
+    def __init__(self, device: torch.device):
+        self.device, self.megabytes = device, 0.0
+
+    def _resident(self, key: str) -> float:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(key))
+
+    def __enter__(self) -> PeakMemory:
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        else:
+            Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.device.type == "cuda":
+            self.megabytes = torch.cuda.max_memory_allocated(self.device) / 2**20
+        else:
+            self.megabytes = self._resident("VmHWM")
+
+
+def one_chunk(model: WorldModel, memory: AnyMemory, past: torch.Tensor, caption: str) -> Callable[[], None]:
+    """A function that imagines, decodes and remembers one chunk after ``(1, f_p, C, h, w)``."""
+
+    def run() -> None:
+        model.use_memory(memory, None)
+        start = Rollout((0,), 1, past, np.empty((1, 0, 0, 3), np.uint8), memory.reset(1))
+        rollout, chunk = model.imagine(start, [caption])
+        model.remember(rollout, chunk)
+
+    return run
+
+
+def compare_chunks(model: WorldModel, memory: TempLora, rounds: int) -> dict[str, Any]:
+    """Table 3: medians over ``rounds``, the two ways by turns, a warm-up first."""
+    shape = (1, model.past_frames, model.autoencoder.channels, *latent_side(model))
+    past = torch.randn(shape, generator=generator(0, 0)).to(model.device)
+    ways = {
+        "without": one_chunk(model, NoMemory(), past, "pick up the red cube"),
+        "with": one_chunk(model, memory, past, "pick up the red cube"),
+    }
+    seconds: dict[str, list[float]] = {k: [] for k in ways}
+    peaks: dict[str, list[float]] = {k: [] for k in ways}
+    for index in range(rounds + 1):
+        for name, run in ways.items():
+            with PeakMemory(model.device) as peak:
+                begin = time.perf_counter()
+                run()
+                if model.device.type == "cuda":
+                    torch.cuda.synchronize(model.device)
+                passed = time.perf_counter() - begin
+            if index:
+                seconds[name].append(passed)
+                peaks[name].append(peak.megabytes)
+    median = {k: statistics.median(v) for k, v in seconds.items()}
+    memory_mb = {k: statistics.median(v) for k, v in peaks.items()}
+    return {
+        "seconds": {k: round(v, 4) for k, v in median.items()},
+        "time_ratio": round(median["with"] / median["without"], 4),
+        "peak_mb": {k: round(v, 1) for k, v in memory_mb.items()},
+        "memory_ratio": round(memory_mb["with"] / memory_mb["without"], 4),
+        "rounds": rounds,
+        "paper": {"time_ratio": 1.068, "memory_ratio": 1.037},
+    }
+
+
+def latent_side(model: WorldModel) -> tuple[int, int]:
+    """Height and width of the latents of a 64 × 64 frame."""
+    latents = model.autoencoder.encode(np.zeros((1, 64, 64, 3), np.uint8))
+    return latents.shape[-2], latents.shape[-1]
+
+
+def compare_batching(model: WorldModel, memory: TempLora, batch: int, rounds: int) -> dict[str, Any]:
+    """The inner loop of ``batch`` episodes at once against one after the other, by turns."""
+    model.use_memory(memory, None)
+    channels, side = model.autoencoder.channels, latent_side(model)
+    rng = generator(0, 1)
+    past = torch.randn((batch, model.past_frames, channels, *side), generator=rng).to(model.device)
+    new = torch.randn((batch, model.settings.chunk_frames, channels, *side), generator=rng).to(model.device)
+    tokens = model.text.encode(["pick up the red cube"] * batch).to(past)
+
+    def learn(chosen: list[int]) -> Any:
+        generators = [generator(0, i, 2) for i in chosen]
+        state = memory.reset(len(chosen))
+        return memory.update(
+            state, model.diffusion, past[chosen], new[chosen], tokens[chosen], generators
+        ).weights
+
+    seconds: dict[str, list[float]] = {"batched": [], "sequential": []}
+    for _ in range(rounds + 1):
+        begin = time.perf_counter()
+        together = learn(list(range(batch)))
+        middle = time.perf_counter()
+        apart = [learn([i]) for i in range(batch)]
+        seconds["batched"].append(middle - begin)
+        seconds["sequential"].append(time.perf_counter() - middle)
+    median = {k: statistics.median(v[1:]) for k, v in seconds.items()}
+    worst = max(
+        float((together.select([i]).distance(alone) / alone.norm()).max()) for i, alone in enumerate(apart)
+    )
+    return {
+        "batch": batch,
+        "seconds": {k: round(v, 4) for k, v in median.items()},
+        "rate_ratio": round(median["sequential"] / median["batched"], 3),
+        "theta_relative_difference": worst,
+        "rounds": rounds,
+    }
+
+
+def measure(weights: str, rounds: int, batch: int, threads: int, device: str) -> dict[str, Any]:
+    """Both comparisons, beside what they were measured on; json-able."""
+    torch.set_num_threads(threads)
+    folder = weights_folder(weights, "", "world_model")
+    model = WorldModel.from_pretrained(folder, device=pick_device(device))
+    memory = TempLora()
+    table = compare_chunks(model, memory, rounds)
+    paper = TempLora(steps=1, learning_rate=1e-4, timesteps=(0, 1000))
+    return {
+        "one_chunk": {
+            f"{memory.steps} steps": table,
+            "1 step, as in the paper": compare_chunks(model, paper, rounds),
+        },
+        "inner_loop": compare_batching(model, memory, batch, rounds),
+        "model": f"{model.settings.name} ({model.version})",
+        "threads": threads,
+        "device": str(model.device),
+        "hardware": processor(),
+        "commit": commit(),
+        "command": f"python -m benchmarks.fast_learning {' '.join(sys.argv[1:])}".strip(),
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure, print, and write json if asked."""
+    parser = argparse.ArgumentParser(description="What fast learning costs.")
+    parser.add_argument("--weights", default="weights/cube_return", help="a world model's folder")
+    parser.add_argument("--rounds", type=int, default=5, help="repetitions of each way (default 5)")
+    parser.add_argument("--batch", type=int, default=8, help="episodes of the inner loop (default 8)")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    args = parser.parse_args(argv)
+    if min(args.rounds, args.batch, args.threads) < 1:
+        parser.error("--rounds, --batch and --threads must be at least 1")
+    figures = measure(args.weights, args.rounds, args.batch, args.threads, args.device)
+    for key, value in figures.items():
+        print(f"{key:12} {value}")
+    if args.json:
+        write_json(args.json, figures)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""The planning table: rows, their weights, the shuffled control, and the page made of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import frames, make_memory, make_model, make_text
+
+from benchmarks import fast_learning
+from planner.evaluate import BASELINES, MODEL_ROWS, row_weights
+from planner.results import NAMES, write_results
+from tasks.commands import CommandError, compose
+from world_model.memory.shuffled import Shuffled
+from world_model.model import WorldModel
+
+
+@pytest.fixture(scope="module")
+def text():
+    return make_text()
+
+
+def test_every_row_has_a_name_and_a_memory():
+    cfg = compose("evaluate")
+    assert set(NAMES) == {*BASELINES, *MODEL_ROWS}
+    assert {row.memory for row in MODEL_ROWS.values()} <= set(cfg.memories)
+    assert set(cfg.rows) <= set(NAMES)
+
+
+def test_a_row_runs_on_its_own_weights(tmp_path):
+    (tmp_path / "mine" / "unet").mkdir(parents=True)
+    cfg = compose("evaluate", [f"loop_weights.context={tmp_path}/mine"])
+    assert row_weights(MODEL_ROWS["context"], cfg, "cube_return") == f"{tmp_path}/mine"
+    assert row_weights(MODEL_ROWS["no_memory"], cfg, "cube_return").endswith(
+        "weights/cube_return/world_model"
+    )
+    with pytest.raises(CommandError, match="slowfast_loop task=no_such_task memory=anchor"):
+        row_weights(MODEL_ROWS["anchor"], cfg, "no_such_task")
+
+
+def test_shuffled_reads_the_next_episodes_theta_and_learns_its_own(text):
+    memory = Shuffled(make_memory())
+    model = make_model(text, memory)
+    rollout = model.start(frames(3), [1, 2, 3])
+    rollout, chunk = model.imagine(rollout, ["pick up the red cube"] * 3)
+    rollout = model.remember(rollout, chunk)
+    own, read = memory.memory.weights(rollout.memory), memory.weights(rollout.memory)
+    for b, other in enumerate((1, 2, 0)):
+        assert read.select([b]).distance(own.select([other])) == 0
+        assert read.select([b]).distance(own.select([b])) > 0
+    plain = make_model(text, make_memory())
+    same = plain.remember(plain.start(frames(3), [1, 2, 3]), chunk)
+    assert torch.equal(same.memory.weights.tensors()[1], own.tensors()[1])
+    with pytest.raises(ValueError, match="at least 2 episodes"):
+        model.start(frames(1), [1])
+
+
+def test_the_page_shows_each_row_and_the_effect_of_theta(tmp_path):
+    mean = {"mean": 0.1, "low": 0.05, "high": 0.2, "n": 3}
+    share = {"share": 0.5, "low": 0.2, "high": 0.8, "n": 3}
+    row = {
+        "executed": mean, "imagined": mean, "executed_over_displaced": None, "displaced": share, "success": share,
+        "imagined_lost": share, "seconds_per_episode": {"imagine": 1.5}, "effect": [0.125, 0.25],
+    }  # fmt: skip
+    base = {k: v for k, v in row.items() if k in ("executed", "displaced", "success")} | {"imagined": None}
+    measured = {k: {"true": {"median_mm": 1, "mean_mm": 2, "p90_mm": 3, "n": 4, extra: 0.5}} for k, extra in
+                (("inverse_dynamics", "gripper"), ("locate", "lost"))}  # fmt: skip
+    result = {
+        "task": "cube_return", "unit": "m", "rows": {"full": row, "do_nothing": base},
+        "instruments": {**measured, "next_chunk": {"imagined": {"psnr": 20.0, "chunks": 5}}},
+        "provenance": {"command": "c", "commit": "d", "hardware": "e", "episodes": 3, "seed": 0, "parts": {}},
+    }  # fmt: skip
+    (tmp_path / "planning_cube_return.json").write_text(json.dumps(result))
+    page = write_results(tmp_path, tmp_path / "page.md").read_text()
+    assert page.index("do nothing") < page.index("slow-fast loop**")
+    assert "12.5% → 25.0%" in page and "0.100 [0.050, 0.200]" in page
+
+
+def test_fast_learning_benchmark_measures_both_ways(text, tmp_path):
+    folder = tmp_path / "model"
+    settings = {"chunk_frames": 2, "context_frames": 4, "sampling_steps": 1, "guidance": (1, 1)}
+    make_model(text, **settings).save_pretrained(folder)
+    out = tmp_path / "out.json"
+    fast_learning.main(
+        ["--weights", str(folder), "--rounds", "1", "--batch", "2", "--threads", "1", "--device", "cpu",
+         "--json", str(out)]
+    )  # fmt: skip
+    figures = json.loads(out.read_text())
+    table = figures["one_chunk"]["4 steps"]
+    assert table["time_ratio"] > 1 and table["peak_mb"]["with"] > 0
+    assert figures["inner_loop"]["theta_relative_difference"] < 1e-3
+    with pytest.raises(SystemExit):
+        fast_learning.main(["--rounds", "0"])
+    assert WorldModel.from_pretrained(folder).settings.chunk_frames == 2
+    assert Path(out).is_file()

@@ -1,0 +1,308 @@
+"""The slow-fast loop (Algorithm 1b): what it snapshots, what it trains, its command."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from diffusers import UNet3DConditionModel
+from omegaconf import OmegaConf
+from safetensors.torch import load_file
+from tiny import CAPTIONS, make_dataset, make_memory, make_model, make_text
+from torch import nn
+
+from tasks.commands import main
+from tasks.dataset import load_episodes
+from world_model.chunks import LatentEpisodes
+from world_model.memory.first_frame import FirstFrame
+from world_model.memory.none import NoMemory
+from world_model.model import WorldModel
+from world_model.objective import Objective
+from world_model.slowfast import ChunkChooser, EpisodeBatches, SlowFastLoss, inner_loop, memory_use
+from world_model.slowfast_loop import run
+from world_model.training import TrainingError, generator
+
+ROOT = Path(__file__).resolve().parents[1]
+LAST = "training/last.safetensors"
+OPTIONS = OmegaConf.create(
+    {"drop_past": 0.0, "drop_text": 0.0, "sequence_share": 0.0, "high_noise": 0.5, "change_weight": 1.0}
+)
+TINY = (
+    "device=cpu", "memory.rank=2", "memory.alpha=2", "memory.steps=1", "batch_size=2", "iterations=2",
+    "every=1", "outer.steps=2", "outer.warmup=1", "probe_episodes=2", "held_out_chunks=1", "focus=blue",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def text():
+    return make_text()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Forty episodes of two or three subgoals, two of the last held out; no test changes it."""
+    return make_dataset(tmp_path_factory.mktemp("data") / "episodes", (2, 3) * 19 + (3, 3))
+
+
+@pytest.fixture(scope="module")
+def base(text, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("base") / "model"
+    make_model(text, chunk_frames=4, context_frames=8, sampling_steps=1, guidance=(1, 1)).save_pretrained(
+        folder
+    )
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator() -> Iterator[None]:
+    AcceleratorState._reset_state(True)
+    yield
+    AcceleratorState._reset_state(True)
+
+
+@pytest.fixture
+def model(base) -> WorldModel:
+    return WorldModel.from_pretrained(base, make_memory())
+
+
+@pytest.fixture(scope="module")
+def episodes(data, base) -> LatentEpisodes:
+    return LatentEpisodes(load_episodes(data), WorldModel.from_pretrained(base).autoencoder, range(12))
+
+
+def loop(data: Path, base: Path, run_dir: Path, *overrides: str) -> int:
+    """The command, in this process; its exit code."""
+    argv = [f"data={data}", f"weights={base}", f"run_dir={run_dir}", *TINY, *overrides]
+    with pytest.raises(SystemExit) as end:
+        main("slowfast_loop", run, argv)
+    return int(end.value.code)
+
+
+def unet_copy(model: WorldModel) -> dict[str, torch.Tensor]:
+    return {k: v.clone() for k, v in model.unet.state_dict().items()}
+
+
+def make_loss(model: WorldModel, episodes: LatentEpisodes, part: slice = slice(None)) -> SlowFastLoss:
+    objective = Objective(model.diffusion, model.text, OPTIONS)
+    batches = EpisodeBatches(episodes, 4, 4, seed=0)
+    chooser = ChunkChooser("blue", 0.6, 0.1)
+    return SlowFastLoss(model, objective, episodes, batches, chooser, "ground_truth", 2, 0, part)
+
+
+# --- the inner loop ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("inner", ["ground_truth", "generated"])
+def test_snapshots_are_taken_before_each_update(model, episodes, inner):
+    before = unet_copy(model)
+    made = inner_loop(model, episodes, [1, 3], inner, seed=0, iteration=0)
+    assert len(made) == 3 and [s.updates for s in made.states] == [(0, 0), (1, 1), (2, 2)]
+    assert made.states[0].weights.distance(model.theta0).max() == 0
+    assert made.states[1].weights.distance(model.theta0).min() > 0
+    assert [p.shape[1] for p in made.pasts] == [1, 4, 4]
+    assert all(torch.equal(before[k], v) for k, v in model.unet.state_dict().items())
+    truth = episodes.latents[3][5:9].float()
+    assert torch.equal(made.news[1][1], truth)  # the target is the truth, whatever was remembered
+    follows = torch.equal(made.pasts[2][1], truth)
+    assert follows == (inner == "ground_truth")
+
+
+def test_an_episode_remembers_the_same_alone_and_in_a_batch(model, episodes):
+    both = inner_loop(model, episodes, [1, 3], "ground_truth", seed=0, iteration=5)
+    alone = inner_loop(model, episodes, [3], "ground_truth", seed=0, iteration=5)
+    apart = both.states[2].weights.select([1]).distance(alone.states[2].weights)
+    assert apart < 1e-5 * alone.states[2].weights.norm() + 1e-7
+    later = inner_loop(model, episodes, [3], "ground_truth", seed=0, iteration=6)
+    assert later.states[2].weights.distance(alone.states[2].weights) > 1e-4
+
+
+def test_each_episode_comes_once_an_epoch_in_batches_of_one_length(episodes):
+    batches = EpisodeBatches(episodes, 3, 4, seed=0)
+    assert batches.per_epoch == 4
+    epoch = [batches[i] for i in range(4)]
+    assert Counter(e for batch in epoch for e in batch) == Counter(range(12))
+    assert all(len({len(episodes.segments[e]) for e in batch}) == 1 for batch in epoch)
+    assert [batches[i] for i in range(4, 8)] != epoch and batches[2] == epoch[2]
+    long = EpisodeBatches(episodes, 3, 4, seed=0, lengths=[3])
+    assert long.per_epoch == 2 and all(len(episodes.segments[e]) == 3 for i in range(2) for e in long[i])
+    with pytest.raises(ValueError, match=r"chunks=\[7\]: no episode has so many"):
+        EpisodeBatches(episodes, 3, 4, seed=0, lengths=[7])
+
+
+# --- the outer loop ------------------------------------------------------------------------------
+
+
+def test_the_focus_gets_its_share_of_the_draws():
+    captions = [[CAPTIONS[0]] * 50, [CAPTIONS[0]] * 50, [CAPTIONS[1]] * 50, [CAPTIONS[2]] * 50]
+    chooser = ChunkChooser("blue", 0.7, 0.2)
+    drawn = [chooser(captions, generator(0, step)) for step in range(200)]
+    first = [d for d in drawn if 0 in d]
+    assert all(set(d) == {0} for d in first) and 0.12 < len(first) / 200 < 0.28
+    later = Counter(k for d in drawn if 0 not in d for k in d)
+    assert set(later) == {1, 2, 3} and 0.67 < later[2] / later.total() < 0.73
+
+
+def test_an_outer_step_trains_phi_at_phi_plus_theta_and_leaves_theta(model, episodes):
+    loss = make_loss(model, episodes)
+    model.unet.requires_grad_(True)
+    model.injector.initial()  # Θ enters only through the snapshots
+    value, figures = loss(0)
+    kept = [s.weights.clone() for s in loss.experience(0).states]
+    value.backward()
+    gradients = {n: p.grad.norm() for n, p in model.unet.named_parameters() if p.grad is not None}
+    assert gradients and all(torch.isfinite(g) for g in gradients.values())
+    assert figures["loss/t_high"] > 0
+    for state, before in zip(loss.experience(0).states, kept, strict=True):
+        assert state.weights.distance(before).max() == 0
+        assert not any(t.requires_grad for t in state.weights.tensors())
+    step = next(s for s in range(2, 20) if 0 not in chosen(loss, s))
+    with_theta = float(loss(step)[0])
+    model.use_memory(NoMemory())
+    without = make_loss(model, episodes)
+    assert float(without(step)[0]) != pytest.approx(with_theta, rel=1e-6)
+
+
+def chosen(loss: SlowFastLoss, step: int) -> list[int]:
+    episodes = loss.batches[step // loss.outer_steps]
+    count = len(loss.data.segments[episodes[0]])
+    captions = [[loss.data.segments[e][k].caption for e in episodes] for k in range(count)]
+    return loss.chooser(captions, generator(0, step, 13))
+
+
+def test_two_halves_of_a_batch_are_the_whole(model, episodes):
+    whole = float(make_loss(model, episodes)(3)[0].detach())
+    halves = [float(make_loss(model, episodes, part)(3)[0].detach()) for part in (slice(0, 2), slice(2, 4))]
+    assert whole == pytest.approx(sum(halves) / 2, rel=1e-5)
+
+
+def test_memory_use_tells_own_from_other_and_empty(model, episodes):
+    made = inner_loop(model, episodes, [1, 3, 5], "ground_truth", seed=0, iteration=0)
+    objective = Objective(model.diffusion, model.text, OPTIONS)
+    losses = memory_use(model, objective, made, [2, 2, 2], seed=0)
+    assert set(losses) == {"own", "other", "empty"} and losses["own"].shape == (3,)
+    assert not torch.equal(losses["own"], losses["other"])
+    model.use_memory(NoMemory())
+    made = inner_loop(model, episodes, [1, 3, 5], "ground_truth", seed=0, iteration=0)
+    losses = memory_use(model, objective, made, [2, 2, 2], seed=0)
+    assert torch.equal(losses["own"], losses["other"]) and torch.equal(losses["own"], losses["empty"])
+
+
+def test_a_memory_of_clean_frames_takes_part(base, episodes):
+    model = WorldModel.from_pretrained(base, FirstFrame())
+    loss = make_loss(model, episodes)
+    step = next(s for s in range(20) if 0 not in chosen(loss, s))
+    assert torch.isfinite(loss(step)[0])
+    assert loss.model.memory.past(loss.experience(step // 2).states[1]).shape[:2] == (4, 1)
+
+
+def test_a_loss_that_is_not_finite_names_step_and_episodes(model, episodes):
+    loss = make_loss(model, episodes)
+    with torch.no_grad():
+        model.unet.conv_in.weight.fill_(float("nan"))
+    with pytest.raises(TrainingError, match=r"step 0 \(iteration 0, episodes \["):
+        loss(0)
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(data, base, tmp_path_factory) -> Path:
+    AcceleratorState._reset_state(True)
+    path = tmp_path_factory.mktemp("runs") / "straight"
+    assert loop(data, base, path) == 0
+    return path
+
+
+def test_a_finished_loop_is_a_model_with_its_theta0(finished, base):
+    rows = [json.loads(r) for r in (finished / "training/metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in rows] == [2, 4]
+    assert all({"probe/own", "probe/other", "probe/empty"} <= set(r) for r in rows)
+    model = WorldModel.from_pretrained(finished / "model", make_memory(steps=1))
+    stored = load_file(finished / "model/theta0.safetensors")
+    assert torch.equal(next(iter(model.theta0.state_dict().values())), next(iter(stored.values())))
+    before = load_file(base / "unet/diffusion_pytorch_model.safetensors")
+    after = load_file(finished / "model/unet/diffusion_pytorch_model.safetensors")
+    assert any(not torch.equal(before[k], after[k]) for k in before)
+    assert json.loads((finished / "model/metrics.json").read_text())["memory"] == "temp_lora"
+
+
+def test_the_command_prints_how_to_plan_with_the_result(finished, data, base, capsys):
+    assert loop(data, base, finished) == 0
+    out = capsys.readouterr().out
+    assert "finished already" in out
+    assert f"planner.run task=cube_return memory=temp_lora weights={finished / 'model'}" in out
+
+
+def test_an_interrupted_loop_resumes_bit_for_bit(finished, data, base, tmp_path, capsys):
+    """Ctrl-C in the second iteration."""
+    calls = 0
+
+    def count(module, _) -> None:
+        nonlocal calls
+        if isinstance(module, UNet3DConditionModel) and module.training:
+            calls += 1
+            if calls == 6:
+                signal.raise_signal(signal.SIGINT)
+
+    hook = nn.modules.module.register_module_forward_pre_hook(count)
+    try:
+        assert loop(data, base, tmp_path / "run") == 130
+    finally:
+        hook.remove()
+    step = int(load_file(tmp_path / "run" / LAST)["step"]) if (tmp_path / "run" / LAST).is_file() else 0
+    assert step < 4
+    assert loop(data, base, tmp_path / "run") == 0
+    if step:
+        assert "going on at iteration 1 of 2" in capsys.readouterr().out
+    left, right = load_file(finished / LAST), load_file(tmp_path / "run" / LAST)
+    assert [k for k in left if not torch.equal(left[k], right[k])] == []
+
+
+@pytest.mark.parametrize("memory", ["none", "first_frame", "anchor"])
+def test_the_loop_takes_any_memory(data, base, tmp_path, memory):
+    argv = [o for o in TINY if not o.startswith("memory.")]
+    with pytest.raises(SystemExit) as end:
+        main(
+            "slowfast_loop",
+            run,
+            [f"data={data}", f"weights={base}", f"run_dir={tmp_path}/r", *argv, f"memory={memory}"],
+        )
+    assert end.value.code == 0
+    assert (tmp_path / "r/model/memory.safetensors").is_file() == (memory == "anchor")
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(finished, data, base, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    argv = [f"data={data}", f"weights={base}", f"run_dir={tmp_path}/two", *TINY, "probe_episodes=4"]
+    done = subprocess.run(
+        [*command, "-m", "world_model.slowfast_loop", *argv], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    one, two = load_file(finished / LAST), load_file(tmp_path / "two" / LAST)
+    worst = max(float((one[k] - two[k]).abs().max()) for k in one if k.startswith("network."))
+    assert worst < 1e-4
+
+
+def test_bad_input_is_one_line(data, base, tmp_path, capsys):
+    short = make_dataset(tmp_path / "short", (1, 1, 2, 2))
+    for overrides, expected, code in (
+        (["inner=dreamt"], "inner=dreamt: expected ground_truth, generated or mixed", 2),
+        (["batch_size=30"], "batch_size=30", 1),
+        ([f"data={short}"], "single chunk", 1),
+        ([f"data={tmp_path}/absent"], "python -m envs.collect", 1),
+        ([f"weights={tmp_path}/absent"], "is missing", 1),
+    ):
+        assert loop(data, base, tmp_path / f"run{len(overrides[0])}", *overrides) == code
+        err = capsys.readouterr().err.strip()
+        assert expected in err.splitlines()[-1], err
+        assert "Traceback" not in err
