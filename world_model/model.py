@@ -28,6 +28,7 @@ from world_model.autoencoder import FrameAutoencoder, require_all
 from world_model.diffusion import Diffusion
 from world_model.memory.adapter import load_theta0, save_theta0, write_safetensors
 from world_model.memory.base import AnyMemory, Sizes
+from world_model.memory.history import episode_folder, save_chunk
 from world_model.memory.lora import LoraInjector, LoraWeights
 from world_model.memory.none import NoMemory
 from world_model.text import ClipTextEncoder, SentenceEncoder, TextEncoder
@@ -224,6 +225,25 @@ class WorldModel:
         past = torch.cat([rollout.past, new], 1)[:, -self.past_frames :]
         return replace(rollout, index=rollout.index + 1, past=past, memory=memory)
 
+    def effects(self, rollout: Rollout) -> list[tuple[float, ...]]:
+        """Per episode and chunk, how much Θ changed the predicted noise; empty unless it is measured."""
+        measured = getattr(rollout.memory, "effect", ())
+        return [tuple(float(e[b]) for e in measured) for b in range(len(rollout))]
+
+    def save_memory(self, rollout: Rollout, folder: str | Path) -> None:
+        """Write each episode's memory below ``folder``; see :mod:`world_model.memory.history`."""
+        for i, seed in enumerate(rollout.seeds):
+            save_chunk(self.memory, rollout.memory, i, episode_folder(folder, seed), rollout.index)
+
+    def load_memory(self, rollout: Rollout, folder: str | Path) -> Rollout:
+        """The rollout with one saved memory in place of every episode's own.
+
+        Raises:
+            MemoryFileError: missing or damaged, of another kind, or made with another model.
+        """
+        state = self.memory.load_episode(folder)
+        return replace(rollout, memory=self.memory.select(state, [0] * len(rollout)))
+
     def decode(self, latents: Tensor) -> np.ndarray:
         """``(B, F, C, h, w)`` to ``(B, F, H, W, 3)`` uint8."""
         frames = self.autoencoder.decode(latents.flatten(0, 1))
@@ -269,11 +289,13 @@ class WorldModel:
         memory: AnyMemory | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        untrained_memory: bool = False,
         **changes: Any,
     ) -> WorldModel:
         """Open what ``save_pretrained`` wrote, or a ModelScopeT2V folder of diffusers.
 
         Args:
+            untrained_memory: a memory's own module may start untrained, where the folder holds none.
             changes: settings to use instead of the stored ones, such as ``sampling_steps``.
 
         Raises:
@@ -297,7 +319,7 @@ class WorldModel:
         model.autoencoder.to(device)
         if memory is not None:
             model.use_memory(memory, theta0 if memory.spec else None)
-            if memory.module is not None:
+            if memory.module is not None and not (untrained_memory and stored_kind(folder) != memory.name):
                 load_module(folder, memory)
         return model
 
@@ -323,18 +345,24 @@ class WorldModel:
         )
 
 
+def stored_kind(folder: Path) -> str | None:
+    """The kind of memory whose module ``save_pretrained`` wrote, or None. Raises CheckpointError."""
+    path = folder / MEMORY
+    if not path.is_file():
+        return None
+    try:
+        return str(json.loads(path.read_text())["memory"])
+    except (ValueError, KeyError, TypeError):
+        raise CheckpointError(f"{path} names no kind of memory; get it again") from None
+
+
 def load_module(folder: Path, memory: AnyMemory) -> None:
     """Load the module of a memory of the same kind that ``save_pretrained`` wrote.
 
     Raises:
         CheckpointError: none there, another kind's, damaged, or of other options.
     """
-    kind, path = None, folder / MEMORY
-    if path.is_file():
-        try:
-            kind = json.loads(path.read_text()).get("memory")
-        except (ValueError, AttributeError):
-            raise CheckpointError(f"{path} is not readable json; get it again") from None
+    kind = stored_kind(folder)
     if kind != memory.name:
         found = "no memory's own weights" if kind is None else f"those of memory={kind}"
         raise CheckpointError(

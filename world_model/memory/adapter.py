@@ -56,19 +56,44 @@ def write_folder(
             config.save_pretrained(str(fresh))
         (fresh / MANIFEST).write_text(json.dumps(dict(manifest), indent=2) + "\n")
         fresh.chmod(0o755)
-        if folder.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
-            os.replace(folder, old)
-            os.replace(fresh, folder)
-            shutil.rmtree(old)
-        else:
-            os.replace(fresh, folder)
+        _put(fresh, folder)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-def read_manifest(folder: str | Path, memory: str) -> dict[str, Any]:
-    """``memory.json`` of a folder that ``memory`` saved. Raises MemoryFileError."""
+def copy_folder(source: str | Path, folder: str | Path) -> None:
+    """Copy a saved memory, all or nothing; an older memory in ``folder`` is replaced.
+
+    Raises:
+        MemoryFileError: the source is not a saved memory, or the folder exists and is not one.
+    """
+    source, folder = Path(source), Path(folder)
+    read_manifest(source)
+    if folder.exists() and not (folder / MANIFEST).is_file():
+        raise MemoryFileError(
+            f"{folder} exists and is not a saved memory (no {MANIFEST}); choose another folder"
+        )
+    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        shutil.copytree(source, fresh, dirs_exist_ok=True)
+        _put(fresh, folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _put(fresh: Path, folder: Path) -> None:
+    """Rename a finished folder into place."""
+    if folder.exists():
+        old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
+        os.replace(folder, old)
+        os.replace(fresh, folder)
+        shutil.rmtree(old)
+    else:
+        os.replace(fresh, folder)
+
+
+def read_manifest(folder: str | Path, memory: str | None = None) -> dict[str, Any]:
+    """``memory.json`` of a folder that ``memory``, or any memory, saved. Raises MemoryFileError."""
     path = Path(folder) / MANIFEST
     try:
         manifest = json.loads(path.read_text())
@@ -77,7 +102,9 @@ def read_manifest(folder: str | Path, memory: str) -> dict[str, Any]:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise MemoryFileError(f"{path} is not readable json; save the memory again") from error
     found = manifest.get("memory") if isinstance(manifest, dict) else None
-    if found != memory:
+    if found is None:
+        raise MemoryFileError(f"{path} names no kind of memory; save the memory again")
+    if memory is not None and found != memory:
         raise MemoryFileError(f"{folder} holds a memory of kind {found!r}, expected {memory!r}")
     return manifest
 

@@ -113,7 +113,8 @@ class Memory(Protocol[State]):
     ) -> State:
         """Remember a chunk: clean latents ``past`` ``(B, f_p, C, h, w)`` and ``new`` ``(B, f_g, C, h, w)``.
 
-        ``tokens`` ``(B, n, D)``: text of what the chunk was asked for. ``generators``: one per episode, so that an episode draws the same alone and in a batch.
+        ``tokens`` ``(B, n, D)``: text of what the chunk was asked for. ``generators``: one per episode, so
+        that an episode draws the same alone and in a batch.
         """
         ...
 

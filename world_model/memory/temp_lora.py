@@ -1,12 +1,12 @@
-"""Temp-LoRA: after each chunk, a few Adam steps store it in low-rank weights Θ of the episode.
+"""Temp-LoRA: after each chunk, a few gradient steps store it in low-rank weights Θ of the episode.
 
-Paper: SlowFast-VGEN, Section 3.2, Eq. 3 and Algorithm 1a (lines 10-14). Φ is never changed.
+Paper: SlowFast-VGEN, Section 3.2, Eq. 3 and Algorithm 1a (lines 10-14); the two other objectives are the
+ablations of Appendix D.1. Φ is never changed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,39 +22,35 @@ from world_model.memory.adapter import (
     write_folder,
 )
 from world_model.memory.base import Denoiser, MemoryFileError, Sizes
+from world_model.memory.frames import FRAMES, NOTHING, extended
 from world_model.memory.lora import LoraInjector, LoraSpec, LoraWeights, tensors_sha256
+from world_model.memory.temp_lora_state import Groups, TempLoraState, grouped
 
 OPTIMIZER = "optimizer.safetensors"
 IDENTITY = ("rank", "alpha", "targets", "theta0_sha256", "base_sha256")
-Groups = Mapping[str, Mapping[str, Tensor]]
-
-
-@dataclass(frozen=True)
-class TempLoraState:
-    """What B episodes remember; a value.
-
-    Args:
-        weights: Θ, batch B.
-        moments: Adam's first and second moments, shaped as Θ; None unless the optimizer's state is kept.
-        updates: per episode, chunks remembered so far.
-        effect: per update ``(B,)``, ‖ε_with − ε_without‖ / ‖ε_without‖; empty unless measured, NaN where
-            an episode has had fewer updates than another of its batch.
-    """
-
-    weights: LoraWeights
-    moments: tuple[LoraWeights, LoraWeights] | None
-    updates: tuple[int, ...]
-    effect: tuple[Tensor, ...] = ()
+HASHES = ("theta0_sha256", "base_sha256")
+NAMES = {
+    "local": "temp_lora",
+    "conditional": "temp_lora_original",
+    "whole_sequence": "temp_lora_sequence",
+}
 
 
 class TempLora:
     """Fast learning.
 
     Args:
-        steps: Adam steps per chunk.
+        steps: optimizer steps per chunk.
         learning_rate: α of Algorithm 1a.
         timesteps: each step noises a whole sequence at one t from ``[low, high)``.
         rank, alpha, targets: see :class:`LoraSpec`.
+        objective: what the steps learn. ``local`` (Eq. 3): the chunk's input ⊕ output as one sequence, all
+            of it noised, without text. ``conditional`` (the original Temp-LoRA): its output after its clean
+            input, with the text. ``whole_sequence`` ("wo local learning rule"): as local, on windows of the
+            same length drawn from the whole episode so far.
+        replay: further windows of the episode before this chunk that each step learns, too; not with
+            ``conditional``, for their texts are not kept.
+        optimizer: ``adam``, or ``sgd``: plain steps along the gradient, the local learning rule of Eq. 4-6.
         optimizer_state: ``reset`` starts Adam anew for each chunk, ``keep`` carries its moments on.
         betas: Adam's; the paper's default (Appendix C.1). No weight decay.
         measure_effect: record how much Θ changes the prediction, at the price of two more passes a chunk.
@@ -63,7 +59,6 @@ class TempLora:
         ValueError: an option outside its range.
     """
 
-    name = "temp_lora"
     module = None
 
     def __init__(
@@ -74,6 +69,9 @@ class TempLora:
         rank: int = 32,
         alpha: int = 32,
         targets: str | Sequence[str] = "attention",
+        objective: Literal["local", "conditional", "whole_sequence"] = "local",
+        replay: int = 0,
+        optimizer: Literal["adam", "sgd"] = "adam",
         optimizer_state: Literal["reset", "keep"] = "reset",
         betas: tuple[float, float] = (0.9, 0.999),
         measure_effect: bool = False,
@@ -85,9 +83,22 @@ class TempLora:
             )
         if not 0 <= low < high:
             raise ValueError(f"timesteps={[low, high]}: expected 0 <= low < high")
-        if optimizer_state not in ("reset", "keep"):
-            raise ValueError(f"optimizer_state={optimizer_state!r}: expected reset or keep")
+        if objective not in NAMES:
+            raise ValueError(f"objective={objective!r}: expected {', '.join(NAMES)}")
+        if replay < 0 or (replay and objective == "conditional"):
+            raise ValueError(
+                f"replay={replay}, objective={objective}: expected 0 or more, and 0 with conditional"
+            )
+        if optimizer not in ("adam", "sgd") or optimizer_state not in ("reset", "keep"):
+            raise ValueError(
+                f"optimizer={optimizer!r}, optimizer_state={optimizer_state!r}: expected adam or sgd, "
+                "reset or keep"
+            )
+        if optimizer == "sgd" and optimizer_state == "keep":
+            raise ValueError("optimizer_state=keep: sgd has no state; expected reset with it")
+        self.name = NAMES[objective]
         self.steps, self.learning_rate, self.timesteps = steps, learning_rate, (low, high)
+        self.objective, self.replay, self.optimizer = objective, replay, optimizer
         self.optimizer_state, self.betas = optimizer_state, (betas[0], betas[1])
         self.measure_effect = measure_effect
         self.spec = LoraSpec(rank, alpha, targets)
@@ -101,10 +112,10 @@ class TempLora:
         """
         if injector is None or theta0 is None:
             raise ValueError(
-                "memory=temp_lora needs the model's low-rank weights; make them with memory.spec"
+                f"memory={self.name} needs the model's low-rank weights; make them with memory.spec"
             )
         if injector.spec != self.spec:
-            raise ValueError(f"the model carries {injector.spec}, memory=temp_lora asks for {self.spec}")
+            raise ValueError(f"the model carries {injector.spec}, memory={self.name} asks for {self.spec}")
         injector.check(theta0)
         if theta0.batch != 1:
             raise ValueError(f"Θ₀ has a batch of {theta0.batch}; expected 1, shared by all episodes")
@@ -123,35 +134,26 @@ class TempLora:
 
     def _model(self) -> tuple[LoraInjector, LoraWeights]:
         if self._bound is None:
-            raise RuntimeError("memory=temp_lora is not bound to a model; call bind(injector, theta0) first")
+            raise RuntimeError(f"memory={self.name} is not bound to a model; call bind first")
         return self._bound
 
     def reset(self, batch: int) -> TempLoraState:
         """Θ = Θ₀ for every episode; B is zero, so the model gives exactly Φ's output."""
-        return TempLoraState(self.theta0.select([0] * batch).clone(), None, (0,) * batch)
+        frames = (NOTHING,) * batch if self._looks_back else ()
+        return TempLoraState(self.theta0.select([0] * batch).clone(), None, (0,) * batch, frames=frames)
+
+    @property
+    def _looks_back(self) -> bool:
+        """Whether learning needs the episode's earlier frames."""
+        return self.objective == "whole_sequence" or self.replay > 0
 
     def select(self, state: TempLoraState, indices: Sequence[int]) -> TempLoraState:
         """Some of the episodes, in the given order."""
-        first, second = state.moments or (None, None)
-        moments = (first.select(indices), second.select(indices)) if first and second else None
-        effect = tuple(e[torch.as_tensor(indices, device=e.device)] for e in state.effect)
-        updates = tuple(state.updates[i] for i in indices)
-        return TempLoraState(state.weights.select(indices), moments, updates, effect)
+        return state.select(indices)
 
     def concat(self, states: Sequence[TempLoraState]) -> TempLoraState:
-        """Join batches. Adam's moments, if kept, are zero for episodes that have none yet."""
-        moments = None
-        if any(s.moments is not None for s in states):
-            zeros = [s.weights.map(torch.zeros_like) for s in states]
-            pairs = [s.moments or (z, z) for s, z in zip(states, zeros, strict=True)]
-            moments = LoraWeights.cat([p[0] for p in pairs]), LoraWeights.cat([p[1] for p in pairs])
-        longest = max(len(s.effect) for s in states)
-        effect = []
-        for k in range(longest):
-            rows = [s.effect[k] if k < len(s.effect) else _unmeasured(s) for s in states]
-            effect.append(torch.cat(rows))
-        updates = tuple(u for s in states for u in s.updates)
-        return TempLoraState(LoraWeights.cat([s.weights for s in states]), moments, updates, tuple(effect))
+        """Join batches; see :meth:`TempLoraState.concat`."""
+        return TempLoraState.concat(states)
 
     def past(self, state: TempLoraState) -> None:
         """None: no extra past."""
@@ -172,45 +174,88 @@ class TempLora:
         tokens: Tensor,
         generators: Sequence[torch.Generator],
     ) -> TempLoraState:
-        """Eq. 3: learn to denoise ``past ⊕ new`` as one action-free sequence; the loss covers all of it.
+        """Learn a chunk. With ``objective=local``, Eq. 3: to denoise ``past ⊕ new`` as one action-free
+        sequence; the loss covers all of it.
 
-        The loss is a mean within an episode and a sum over episodes, and Adam works element by element:
-        B episodes in one batch learn what each would learn alone.
+        The loss is a mean within an episode and a sum over episodes, and the optimizer works element by
+        element: B episodes in one batch learn what each would learn alone.
 
         Args:
             past: ``(B, f_p, C, h, w)`` clean latents, the chunk's input.
             new: ``(B, f_g, C, h, w)`` clean latents, the chunk's output.
-            tokens: not used: Eq. 3 is action-free.
-            generators: one per episode, for its timesteps and noise.
+            tokens: ``(B, n, D)`` text; read by ``objective=conditional`` alone.
+            generators: one per episode, for its windows, timesteps and noise.
 
         Raises:
             ValueError: batches differ, or ``timesteps`` exceed the model's.
         """
         self._check(state, denoiser, past, new, generators)
         with torch.inference_mode(False), torch.enable_grad(), self.injector.frozen_base():
-            clean = torch.cat([past, new], 1).detach()
+            past, new, tokens = (x.detach().clone() for x in (past, new, tokens))
+            frames = tuple(extended(*x) for x in zip(state.frames, past, new, strict=bool(state.frames)))
             theta = state.weights.clone().map(lambda x: x.requires_grad_(True))
             optimizer = self._optimizer(theta, state)
             flat = theta.tensors()
             with self.injector.applied(theta):
                 for _ in range(self.steps):
-                    timesteps, noise = self._draw(clean, generators)
-                    loss = denoiser.sequence_loss(clean, timesteps, noise).sum()
+                    loss = self._loss(denoiser, frames, past, new, tokens, generators).sum()
                     for x, gradient in zip(flat, torch.autograd.grad(loss, flat), strict=True):
                         x.grad = gradient
                     optimizer.step()
             moments = self._moments(theta, optimizer) if self.optimizer_state == "keep" else None
             weights = theta.clone()
         effect = (*state.effect, self.effect(weights, denoiser, new)) if self.measure_effect else state.effect
-        return TempLoraState(weights, moments, tuple(u + 1 for u in state.updates), effect)
+        return TempLoraState(weights, moments, tuple(u + 1 for u in state.updates), effect, frames)
+
+    def _loss(
+        self,
+        denoiser: Denoiser,
+        frames: Sequence[Tensor],
+        past: Tensor,
+        new: Tensor,
+        tokens: Tensor,
+        generators: Sequence[torch.Generator],
+    ) -> Tensor:
+        """One step's loss of each episode ``(B,)``."""
+        clean = torch.cat([past, new], 1)
+        if frames:
+            clean = self._windows(frames, clean, new.shape[1], generators)
+        each = len(clean) // len(past)
+        timesteps, noise = self._draw(clean, [g for g in generators for _ in range(each)])
+        if self.objective == "conditional":
+            return denoiser.conditional_loss(clean, past.shape[1], timesteps, noise, tokens)
+        return denoiser.sequence_loss(clean, timesteps, noise).view(-1, each).mean(1)
+
+    def _windows(
+        self, frames: Sequence[Tensor], local: Tensor, new: int, generators: Sequence[torch.Generator]
+    ) -> Tensor:
+        """Sequences ``(B · k, F, C, h, w)`` as long as the ``local`` ones, an episode's k side by side: drawn
+        from all of its frames, or the local one and ``replay`` that end before its ``new`` frames."""
+        rows: list[Tensor] = []
+        whole, length = self.objective == "whole_sequence", local.shape[1]
+        for seen, sequence, g in zip(frames, local, generators, strict=True):
+            last = max(0, len(seen) - length - (0 if whole else new))
+            starts = torch.randint(last + 1, (self.replay + whole,), generator=g, device=g.device).tolist()
+            rows += [] if whole else [sequence]
+            rows += [seen[at : at + length] for at in starts]
+        return torch.stack(rows)
 
     @torch.no_grad()
-    def effect(self, weights: LoraWeights, denoiser: Denoiser, new: Tensor, seed: int = 0) -> Tensor:
-        """‖ε_with − ε_without‖ / ‖ε_without‖ ``(B,)`` on ``new``, noised by a fixed seed at the middle t."""
+    def effect(
+        self,
+        weights: LoraWeights,
+        denoiser: Denoiser,
+        new: Tensor,
+        seed: int = 0,
+        against: LoraWeights | None = None,
+    ) -> Tensor:
+        """‖ε_with − ε_without‖ / ‖ε_without‖ ``(B,)`` on ``new``, noised by a fixed seed at the middle t;
+        "without" is Φ alone, or Φ with the weights to compare ``against``."""
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(new.shape[1:], generator=generator).to(new).expand_as(new)
         timesteps = torch.full((len(new),), sum(self.timesteps) // 2, device=new.device)
-        without = denoiser.predicted_noise(new, timesteps, noise)
+        with self.injector.applied(against):
+            without = denoiser.predicted_noise(new, timesteps, noise)
         with self.injector.applied(weights):
             change = denoiser.predicted_noise(new, timesteps, noise) - without
         return change.flatten(1).norm(dim=1) / without.flatten(1).norm(dim=1)
@@ -244,7 +289,9 @@ class TempLora:
             noise.append(torch.randn(clean.shape[1:], generator=g, device=g.device))
         return torch.stack(timesteps).to(clean.device), torch.stack(noise).to(clean)
 
-    def _optimizer(self, theta: LoraWeights, state: TempLoraState) -> torch.optim.Adam:
+    def _optimizer(self, theta: LoraWeights, state: TempLoraState) -> torch.optim.Optimizer:
+        if self.optimizer == "sgd":
+            return torch.optim.SGD(theta.tensors(), self.learning_rate)
         optimizer = torch.optim.Adam(theta.tensors(), self.learning_rate, self.betas)
         if self.optimizer_state == "keep" and state.moments is not None:
             first, second = (moment.tensors() for moment in state.moments)
@@ -253,7 +300,9 @@ class TempLora:
                 optimizer.state[x] = {"step": step, "exp_avg": m.clone(), "exp_avg_sq": v.clone()}
         return optimizer
 
-    def _moments(self, theta: LoraWeights, optimizer: torch.optim.Adam) -> tuple[LoraWeights, LoraWeights]:
+    def _moments(
+        self, theta: LoraWeights, optimizer: torch.optim.Optimizer
+    ) -> tuple[LoraWeights, LoraWeights]:
         return (
             theta.map(lambda x: optimizer.state[x]["exp_avg"]).clone(),
             theta.map(lambda x: optimizer.state[x]["exp_avg_sq"]).clone(),
@@ -269,7 +318,8 @@ class TempLora:
             "base_sha256": tensors_sha256(self.injector.unet.state_dict()),
         }
 
-    def _require(self, saved: Mapping[str, Any], where: str) -> None:
+    def require(self, saved: Mapping[str, Any], where: str) -> None:
+        """Raise MemoryFileError unless what was saved of rank, alpha, targets, Θ₀ and Φ is the model's."""
         identity = self._identity()
         for key, found in saved.items():
             if found != identity[key]:
@@ -279,15 +329,9 @@ class TempLora:
                 )
 
     def state_dict(self, state: TempLoraState) -> dict[str, Tensor]:
-        """Flat tensors: ``theta.…``, ``first.…``, ``second.…`` (Adam, if kept), counters, both hashes."""
-        groups = {"theta": state.weights}
-        if state.moments is not None:
-            groups |= {"first": state.moments[0], "second": state.moments[1]}
-        tensors = {f"{g}.{k}": v for g, weights in groups.items() for k, v in weights.state_dict().items()}
-        tensors["updates"] = torch.tensor(state.updates)
-        tensors["effect"] = torch.stack(state.effect) if state.effect else torch.zeros(0, state.weights.batch)
-        identity = self._identity()
-        for key in ("theta0_sha256", "base_sha256"):
+        """The flat tensors of :meth:`TempLoraState.tensors`, and the hashes of Θ₀ and Φ."""
+        tensors, identity = state.tensors(), self._identity()
+        for key in HASHES:
             tensors[key] = torch.tensor(list(bytes.fromhex(identity[key])), dtype=torch.uint8)
         return tensors
 
@@ -297,18 +341,31 @@ class TempLora:
         Raises:
             MemoryFileError: a tensor is missing or misshapen, or it belongs to another base, Θ₀ or rank.
         """
-        missing = {"updates", "effect", "theta0_sha256", "base_sha256"} - set(tensors)
+        missing = {"updates", "effect", *HASHES} - set(tensors)
         if missing:
             raise MemoryFileError(
-                f"the saved state lacks {sorted(missing)}; it is not a state of memory=temp_lora"
+                f"the saved state lacks {sorted(missing)}; it is not a state of memory={self.name}"
             )
-        groups = _grouped(tensors)
+        groups = grouped(tensors)
         theta = self._fitting(groups.get("theta", {}), "the saved state")
-        hashes = {k: bytes(tensors[k].tolist()).hex() for k in ("theta0_sha256", "base_sha256")}
-        self._require(hashes, "the saved state")
+        hashes = {k: bytes(tensors[k].tolist()).hex() for k in HASHES}
+        self.require(hashes, "the saved state")
         moments = self._moment_pair(groups, "the saved state") if "first" in groups else None
         updates = tuple(int(u) for u in tensors["updates"])
-        return TempLoraState(theta, moments, updates, tuple(tensors["effect"]))
+        kept = groups.get("frames", {})
+        frames = [kept[str(i)] for i in range(len(kept))]
+        frames_of = self._frames(frames, theta.batch, "the saved state")
+        return TempLoraState(theta, moments, updates, tuple(tensors["effect"]), frames_of)
+
+    def _frames(self, frames: Sequence[Tensor], batch: int, where: str) -> tuple[Tensor, ...]:
+        if not self._looks_back:
+            return ()
+        if len(frames) != batch:
+            raise MemoryFileError(
+                f"{where} keeps no earlier frames, which objective={self.objective}, replay={self.replay} "
+                "learn from; save it with the same options"
+            )
+        return tuple(frames)
 
     def _moment_pair(self, groups: Groups, where: str) -> tuple[LoraWeights, LoraWeights]:
         return self._fitting(groups.get("first", {}), where), self._fitting(groups.get("second", {}), where)
@@ -334,7 +391,12 @@ class TempLora:
         if one.moments is not None:
             pairs = zip(("first", "second"), one.moments, strict=True)
             files[OPTIMIZER] = {f"{n}.{k}": v for n, m in pairs for k, v in m.state_dict().items()}
+        if one.frames:
+            files[FRAMES] = {"frames": one.frames[0]}
         options = {
+            "objective": self.objective,
+            "replay": self.replay,
+            "optimizer": self.optimizer,
             "steps": self.steps,
             "learning_rate": self.learning_rate,
             "timesteps": list(self.timesteps),
@@ -362,25 +424,13 @@ class TempLora:
         missing = {*IDENTITY, "updates", "has_moments"} - set(manifest)
         if missing:
             raise MemoryFileError(f"{folder}: memory.json lacks {sorted(missing)}; save the memory again")
-        self._require({key: manifest[key] for key in IDENTITY}, str(folder))
+        self.require({key: manifest[key] for key in IDENTITY}, str(folder))
         weights = self._fitting(from_adapter(read_tensors(folder / ADAPTER)), str(folder))
         moments = None
         if manifest["has_moments"]:
-            groups = _grouped(read_tensors(folder / OPTIMIZER))
+            groups = grouped(read_tensors(folder / OPTIMIZER))
             moments = self._moment_pair(groups, str(folder / OPTIMIZER))
         effect = tuple(torch.tensor([float(e)]) for e in manifest.get("effect", []))
-        return TempLoraState(weights, moments, (int(manifest["updates"]),), effect)
-
-
-def _unmeasured(state: TempLoraState) -> Tensor:
-    return torch.full((state.weights.batch,), float("nan"), device=state.weights.tensors()[0].device)
-
-
-def _grouped(tensors: Mapping[str, Tensor]) -> Groups:
-    """``{"first.x": …}`` to ``{"first": {"x": …}}``; names without a dot are left out."""
-    groups: dict[str, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        group, _, rest = key.partition(".")
-        if rest:
-            groups.setdefault(group, {})[rest] = value
-    return groups
+        kept = [read_tensors(folder / FRAMES)["frames"]] if (folder / FRAMES).is_file() else []
+        frames = self._frames(kept, 1, str(folder))
+        return TempLoraState(weights, moments, (int(manifest["updates"]),), effect, frames)
