@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -114,6 +115,8 @@ def run_episodes(
     condition_on: ConditionOn = "imagined",
     instruction: str | None = None,
     on_chunk: Callable[[int, int], None] | None = None,
+    load_memory: Path | None = None,
+    save_memory: Path | None = None,
 ) -> list[PlanResult]:
     """Run one episode in each environment, in lock-step.
 
@@ -124,6 +127,8 @@ def run_episodes(
             encoded camera frames replace both.
         instruction: for all episodes; None takes each layout's own.
         on_chunk: called with (chunks done, chunks in all).
+        load_memory: a saved memory that every episode starts with; None starts with an empty one.
+        save_memory: where each episode's memory is written at its start and after each chunk.
     """
     clock = Clock()
     with clock.part("reset"):
@@ -136,8 +141,14 @@ def run_episodes(
         members = [running[i] for i in group]
         with clock.part("encode"):
             rollout = world_model.start(np.stack([r.executed[0] for r in members]), [seeds[i] for i in group])
+        if load_memory:
+            rollout = world_model.load_memory(rollout, load_memory)
+        if save_memory:
+            world_model.save_memory(rollout, save_memory)
         for k in range(len(members[0].plan)):
             rollout = _one_chunk(members, k, rollout, world_model, inverse_dynamics, condition_on, clock)
+            if save_memory:
+                world_model.save_memory(rollout, save_memory)
             done += 1
             if on_chunk:
                 on_chunk(done, total)

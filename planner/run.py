@@ -34,8 +34,16 @@ def held_out_seeds(seeds: range, seed: int, episodes: int) -> list[int]:
     return list(seeds[first : first + episodes])
 
 
-def run_batches(parts: Parts, cfg: DictConfig, seeds: Sequence[int], folder: Path) -> list[PlanResult]:
-    """Run what is not finished yet, in batches; every finished batch is on disk."""
+def run_batches(
+    parts: Parts,
+    cfg: DictConfig,
+    seeds: Sequence[int],
+    folder: Path,
+    load_memory: Path | None = None,
+    save_memory: Path | None = None,
+) -> list[PlanResult]:
+    """Run what is not finished yet, in batches; every finished batch is on disk. Memories are loaded and
+    saved as :func:`planner.loop.run_episodes` does."""
     todo = [s for s in seeds if load_result(folder, s) is None]
     with tqdm(total=len(seeds), initial=len(seeds) - len(todo), unit="episode") as bar:
         for at in range(0, len(todo), cfg.batch_size):
@@ -54,6 +62,8 @@ def run_batches(parts: Parts, cfg: DictConfig, seeds: Sequence[int], folder: Pat
                 cfg.condition_on,
                 cfg.instruction,
                 on_chunk,
+                load_memory,
+                save_memory,
             )
             for result in results:
                 save_result(folder, result)
@@ -160,9 +170,14 @@ def run(cfg: DictConfig) -> None:
         )
         return
     parts = assemble(cfg, min(count, episodes))
+    if cfg.load_memory:
+        parts.world_model.memory.load_episode(cfg.load_memory)  # whatever is wrong with it is said at once
+        parts.header["starts from memory"] = str(cfg.load_memory)
     print("\n".join(f"{k:>16}  {v}" for k, v in parts.header.items()))
     seeds = held_out_seeds(parts.task.heldout_seeds, cfg.seed, episodes)
-    results = run_batches(parts, cfg, seeds, run_dir / "episodes")
+    start = Path(cfg.load_memory) if cfg.load_memory else None
+    save = run_dir / "memory" if cfg.save_memory else None
+    results = run_batches(parts, cfg, seeds, run_dir / "episodes", start, save)
     total = publish(run_dir, parts, cfg, results)
     for env in parts.envs:
         env.close()
