@@ -11,16 +11,22 @@ from tasks import ActionSpec, Layout, Task
 from tasks.camera import Camera
 
 
+class EpisodeLostError(RuntimeError):
+    """A simulator can't begin or go on with an episode, so that it must not be scored; says why."""
+
+
 class TaskEnv(gymnasium.Env):
     """A gymnasium environment that carries out one task's actions and shows one camera.
 
     ``reset(seed=…)`` draws the task's layout of that seed; ``options={"layout": layout}`` gives it.
     Observations are ``(H, W, 3)`` uint8 frames. A malformed action raises
-    :class:`tasks.MalformedActionError`; one that can't be carried out changes nothing, and
-    ``info["error"]`` names the reason while the observation stays valid.
+    :class:`tasks.MalformedActionError`; one that can't be carried out changes nothing, one that is
+    physically blocked ends where it was stopped. Of both ``info["error"]`` names the reason, while the
+    observation stays valid.
 
     ``info``: ``positions`` ``(N, 3)`` float64 of ``names`` in the task's unit, for measurement and the
-    scripted expert only; ``names``; ``error`` (str or None); after a reset also ``layout``.
+    scripted expert only; ``names``; ``error`` (str or None); after a reset also ``layout``; ``lost`` once
+    the simulator is gone and the episode must not be scored.
     """
 
     name: str
@@ -31,6 +37,10 @@ class TaskEnv(gymnasium.Env):
     @property
     def action_spec(self) -> ActionSpec:
         return self.task.action_spec
+
+    def demonstration(self) -> np.ndarray | None:
+        """``(K, A)`` actions of the simulator's own expert for the episode just reset; None if it has none."""
+        return None
 
     def chosen_layout(self, seed: int | None, options: dict[str, Any] | None) -> Layout:
         """The layout that a reset asks for; without a seed, one drawn from ``np_random``."""

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import numpy as np
+from pyrep.world import FAULTS, log, misbehave
+
+from rlbench.backend.exceptions import TaskEnvironmentError
+
+
+class Demo:
+    def __init__(self, observations):
+        self._observations = observations
+
+    def __len__(self):
+        return len(self._observations)
+
+    def __getitem__(self, i):
+        return self._observations[i]
+
+
+class TaskEnvironment:
+    def __init__(self, pyrep, robot, scene, task, action_mode):
+        self._scene, self._task, self._action_mode, self._variation = scene, task, action_mode, 0
+        scene.load(task)
+
+    def variation_count(self) -> int:
+        return self._task.variation_count()
+
+    def set_variation(self, v: int) -> None:
+        if v >= self.variation_count():
+            raise TaskEnvironmentError(
+                f"Requested variation {v}, but there are only {self.variation_count()}."
+            )
+        self._variation = v
+
+    def sample_variation(self) -> int:
+        self._variation = np.random.randint(0, self._task.variation_count())
+        return self._variation
+
+    def reset(self, demo=None):
+        misbehave("reset")
+        log(event="reset", seed=int(np.random.get_state()[1][0]), variation=self._variation)
+        self._scene.reset()
+        return self._scene.init_episode(self._variation), self._scene.get_observation()
+
+    def get_observation(self):
+        return self._scene.get_observation()
+
+    def step(self, action):
+        misbehave("step")
+        log(event="step", action=[float(v) for v in action])
+        self._action_mode.action(self._scene, action)
+        success, terminate = self._task.success()
+        return self._scene.get_observation(), float(success), terminate
+
+    def get_demos(
+        self,
+        amount: int,
+        live_demos: bool = False,
+        image_paths: bool = False,
+        callable_each_step=None,
+        max_attempts: int = 10,
+        random_selection: bool = True,
+        from_episode_number: int = 0,
+    ):
+        if FAULTS.get("no_demo") or not hasattr(self._task, "way"):
+            raise RuntimeError("Could not collect demos. Maybe a problem with the task?")
+        self.reset()
+        return [Demo(self._task.way(self._scene))]
