@@ -19,6 +19,7 @@ CHANNELS = {"red": 0, "green": 1, "blue": 2}
 LEAST_CHROMA = 40.0  # levels of 255 by which a cube's channel must exceed the other two
 RAMP = (0.20, 0.70)  # chroma over the cube's own at which a pixel starts to count, and counts in full
 LEAST_VISIBLE = 0.35  # share of the silhouette below which a cube counts as not found
+IN_FULL_VIEW = 0.8  # … and below which something hides enough of it to move its place by up to 2 cm
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Sighting:
     Attributes:
         positions: ``(T, N, 3)`` m, the cubes' centres; NaN where not found.
         visible: ``(T, N)`` the seen area over the area of a cube that stands there in full view: below
-            about 0.8 something hides a part, and the position leans away from it.
+            ``IN_FULL_VIEW`` something hides a part, and the position leans away from it.
         confidence: ``(T, N)`` in 0 … 1: ``visible`` (at most 1), times the share of the colour in the
             picture that belongs to this one blob. 0 where not found.
     """
@@ -69,6 +70,11 @@ class CubeLocator:
     def locate(self, frames: np.ndarray) -> np.ndarray:
         """``(T, H, W, 3)`` uint8 frames to ``(T, N, 3)`` m; NaN where a cube is not found."""
         return self.sight(frames).positions
+
+    def locate_in_full_view(self, frames: np.ndarray) -> np.ndarray:
+        """As :meth:`locate`; NaN also where a cube is partly hidden, so that its place would be off."""
+        sight = self.sight(frames)
+        return np.where((sight.visible >= IN_FULL_VIEW)[..., None], sight.positions, np.nan)
 
     def sight(self, frames: np.ndarray) -> Sighting:
         """As :meth:`locate`, with how much of each cube was seen.

@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from envs.base import TaskEnv
+from envs.base import EpisodeLostError, TaskEnv
 from inverse_dynamics.model import InverseDynamics
 from planner.decomposer.base import Decomposer
 from planner.locate import CubeLocator
@@ -35,11 +35,13 @@ class PlanResult:
         imagined: ``(1 + nF, H, W, 3)`` uint8; the first frame is the camera's.
         executed: frames, actions and true positions.
         located: ``(1 + nF, N, 3)`` positions that ``planner.locate`` reads off the imagined frames; NaN
-            where it finds none.
+            where it finds no cube in full view.
         score: of the executed episode.
         imagined_score: of the located positions.
         errors: per action that could not be carried out, its reason.
         seconds: per part, this episode's share of the batch's time.
+        effect: per chunk, how much Θ changed the predicted noise, if the memory measures it.
+        notes: how the decomposer read open words.
     """
 
     layout: Layout
@@ -51,6 +53,8 @@ class PlanResult:
     imagined_score: Score
     errors: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
+    effect: tuple[float, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass
@@ -65,6 +69,7 @@ class Running:
     actions: list[np.ndarray] = field(default_factory=list)
     imagined: list[np.ndarray] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
 
 
 class Clock:
@@ -84,20 +89,24 @@ def begin(env: TaskEnv, seed: int, decomposer: Decomposer, instruction: str | No
     """Reset one environment and decompose its instruction; a given one may need another layout of the
     seed, in which what it asks for can be asked."""
     task = env.task
-    layout = task.layout(seed)
-    frame, info = env.reset(seed=seed, options={"layout": layout})
-    plan = tuple(decomposer.decompose(task, instruction or layout.instruction, frame).subgoals)
+    frame, info = env.reset(seed=seed, options={"layout": task.layout(seed)})
+    layout = info["layout"]  # a simulator may have words of its own for what is asked
+    decomposed = decomposer.decompose(task, instruction or layout.instruction, frame)
+    plan = tuple(decomposed.subgoals)
     task.check_plan(plan)
     if instruction is not None:
         layout = replace(task.layout(seed, task.moves(plan)), instruction=instruction, plan=plan)
         frame, info = env.reset(seed=seed, options={"layout": layout})
-    return Running(env, layout, plan, [frame], [info["positions"]], imagined=[frame])
+    notes = tuple(decomposed.notes)
+    return Running(env, layout, plan, [frame], [info["positions"]], imagined=[frame], notes=notes)
 
 
 def execute(running: Running, actions: np.ndarray) -> None:
-    """Carry out ``(F, A)`` actions; one that can't be carried out leaves its reason and changes nothing."""
+    """Carry out ``(F, A)`` actions; one that can't be carried out, or not to its end, leaves its reason."""
     for action in actions:
         frame, _, _, _, info = running.env.step(action)
+        if info.get("lost"):
+            raise EpisodeLostError(f"seed {running.layout.seed} can't be scored: {info['error']}")
         if info["error"]:
             running.errors.append(info["error"])
         running.executed.append(frame)
@@ -137,6 +146,7 @@ def run_episodes(
     for length in sorted({len(r.plan) for r in running}):
         order.append([i for i, r in enumerate(running) if len(r.plan) == length])
     total, done = sum(len(running[g[0]].plan) for g in order), 0
+    effects: dict[int, tuple[float, ...]] = {}
     for group in order:
         members = [running[i] for i in group]
         with clock.part("encode"):
@@ -152,10 +162,11 @@ def run_episodes(
             done += 1
             if on_chunk:
                 on_chunk(done, total)
+        effects |= dict(zip(group, world_model.effects(rollout), strict=True))
     with clock.part("measure"):
         results = [_result(r, locator) for r in running]
     share = {name: round(s / len(running), 4) for name, s in clock.seconds.items()}
-    return [replace(r, seconds=share) for r in results]
+    return [replace(r, seconds=share, effect=effects[i]) for i, r in enumerate(results)]
 
 
 def _one_chunk(
@@ -210,6 +221,7 @@ def _result(running: Running, locator: CubeLocator) -> PlanResult:
         score,
         imagined_score,
         tuple(running.errors),
+        notes=running.notes,
     )
 
 
@@ -217,9 +229,9 @@ def score_located(
     task: Task, imagined: np.ndarray, running: Running, locator: CubeLocator
 ) -> tuple[np.ndarray, Score]:
     """Score what the imagined frames show. A cube stands free at the end of a chunk that lets go of it;
-    where it is not found then, it counts as never displaced, or as where it was seen last."""
+    where it is not found then, or is partly hidden, it counts as never displaced, or as where it was seen last."""
     names = task.vocabulary.objects
-    located = locator.locate(imagined)
+    located = locator.locate_in_full_view(imagined)
     chunk = (len(imagined) - 1) // len(running.plan)
     released = np.zeros(located.shape[:2], bool)
     ends = [chunk * (i + 1) for i in range(len(running.plan))]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -62,7 +63,8 @@ class EpisodeReport:
         displaced: whether everything the plan returns was moved away first.
         success: as the task scores it.
         seconds: wall-clock per part, in the order to show.
-        notes: how the decomposer read open words, errors of the env.
+        notes: how the decomposer read open words.
+        errors: of the env: actions that could not be carried out, and why.
     """
 
     seed: int
@@ -80,6 +82,7 @@ class EpisodeReport:
     success: bool
     seconds: Mapping[str, float]
     notes: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
 
 
 def write_report(
@@ -211,7 +214,6 @@ def _episode(e: EpisodeReport, stem: Path, task: Task) -> str:
     clip = _data(stem.with_suffix(".mp4").read_bytes(), "video/mp4")
     plot = _data(Path(f"{stem}_paths.png").read_bytes(), "image/png")
     ends = _ends(e, task)
-    notes = "".join(f"<li>{escape(n)}</li>" for n in e.notes)
     return (
         f'<section class=episode id="episode-{e.seed}"><h2>Episode {e.seed} {_badge(e)}</h2>'
         f"<blockquote>{escape(e.instruction)}</blockquote><p>{escape(' '.join(ends))}</p>"
@@ -221,8 +223,16 @@ def _episode(e: EpisodeReport, stem: Path, task: Task) -> str:
         f'<figure><img src="{plot}" alt="{escape(" ".join(ends), quote=True)}">'
         "<figcaption>Both paths on the table, as the camera sees them: what is lifted appears further back."
         "</figcaption></figure></div>"
-        f"{_strip(e)}{f'<ul class=note>{notes}</ul>' if notes else ''}</section>"
+        f"{_strip(e)}{_list('How the instruction was read', e.notes)}"
+        f"{_list('Actions that could not be carried out', e.errors)}</section>"
     )
+
+
+def _list(title: str, lines: Sequence[str]) -> str:
+    """Lines under a title, a repeated one once with how often it came; nothing without lines."""
+    times = Counter(lines)
+    items = "".join(f"<li>{escape(t)}{f' ({n} times)' if n > 1 else ''}</li>" for t, n in times.items())
+    return f"<h3>{title}</h3><ul class=note>{items}</ul>" if items else ""
 
 
 def _ends(e: EpisodeReport, task: Task) -> list[str]:

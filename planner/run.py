@@ -114,7 +114,8 @@ def report_of(result: PlanResult) -> EpisodeReport:
         displaced=all(result.score.displaced.values()),
         success=result.score.success,
         seconds=result.seconds,
-        notes=result.errors,
+        notes=result.notes,
+        errors=result.errors,
     )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
-from planner.locate import CubeLocator, outline
+from planner.locate import IN_FULL_VIEW, LEAST_VISIBLE, CubeLocator, outline
 from tasks.camera import Camera
 
 NAMES = ("red cube", "blue cube")
@@ -113,6 +114,36 @@ def test_the_simulators_frames_within_five_millimetres() -> None:
     true = np.array([info["positions"][:2] for _, info in seen])
     errors = errors_mm(locator.locate(np.array([frame for frame, _ in seen])), true)
     assert errors.max() < 5 and np.median(errors) < 2
+
+
+def test_a_half_hidden_cube_counts_as_not_seen() -> None:
+    """Imagined: the red cube goes to the left and comes back, but the hand hides a part of it at the end."""
+    from envs.tabletop import TabletopEnv
+    from planner.loop import Running, score_located
+
+    env = TabletopEnv()
+    try:
+        layout = env.task.layout(0, {"red cube": "left"})
+        moved = layout.starts.copy()
+        moved[0] = env.task.place("left")
+        there, _ = env.reset(seed=0, options={"layout": replace(layout, starts=moved)})
+        start, _ = env.reset(seed=0, options={"layout": layout})
+        x, y, _ = layout.start("red cube")
+        hidden, _, _, _, info = env.step(np.array([x + 0.06, y, 0.08, 1, 0, 0, 0, 1], np.float32))
+    finally:
+        env.close()
+    locator = CubeLocator(env.camera, env.task.vocabulary.objects)
+    seen = locator.sight(hidden[None])
+    bias = errors_mm(seen.positions[0, 0], info["positions"][0])
+    assert LEAST_VISIBLE < seen.visible[0, 0] < IN_FULL_VIEW < seen.visible[0, 1] and 5 < bias < 20
+    running = Running(env, layout, layout.plan, [start], [layout.starts])
+    for last, shown in ((start, True), (hidden, False)):
+        imagined = np.stack([start] * 5 + [there] * 11 + [last])
+        located, score = score_located(env.task, imagined, running, locator)
+        assert np.isfinite(located[-1]).all(-1).tolist() == [shown, True]
+        assert score.displaced["red cube"] and score.success is shown
+        outward = np.linalg.norm(moved[0] - layout.starts[0])  # where it was seen last
+        assert score.distance == pytest.approx(0 if shown else outward, abs=0.01)
 
 
 def test_outline_of_a_square() -> None:

@@ -13,7 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from envs.tabletop import TabletopEnv
+from planner.decomposer.scripted import ScriptedDecomposer
+from planner.locate import CubeLocator
+from planner.loop import _result, begin, execute
+from planner.records import load_result, save_result, summary_row
 from planner.report import EpisodeReport, Interval, Summary, length, write_report
+from planner.run import report_of
 from planner.video import SIDES, side_by_side, write_gif, write_mp4
 from tasks.camera import Camera
 from tasks.cube_return import PLACES, CubeReturn
@@ -121,7 +127,12 @@ def test_mp4_and_gif_open_again(tmp_path: Path) -> None:
 
 def test_report_is_whole_and_self_contained(tmp_path: Path, camera: Camera) -> None:
     episodes = [
-        episode(1_000_000, instruction="Move the <red> cube & return it", notes=("'it' is the red cube",)),
+        episode(
+            1_000_000,
+            instruction="Move the <red> cube & return it",
+            notes=("'it' is the red cube",),
+            errors=("BlockedError: <a>", "OutOfReachError: b", "BlockedError: <a>"),
+        ),
         episode(1_000_001, success=False),
         episode(1_000_002, success=False, displaced=False, executed_distances={"red cube": 0.15}),
     ]
@@ -144,7 +155,9 @@ def test_report_is_whole_and_self_contained(tmp_path: Path, camera: Camera) -> N
     for words in ("2 of 3 episodes succeeded", "13 mm", "95% interval 5 mm to 22 mm", "temp_lora <rank 32>",
                   "Move the <red> cube & return it", "✓ success", "✗ missed", "✗ not displaced",
                   "imagine, s", "12.3",
-                  "'it' is the red cube", "ends 12 mm from its start (imagined: ends 9 mm",
+                  "How the instruction was read'it' is the red cube",
+                  "Actions that could not be carried outBlockedError: <a> (2 times)OutOfReachError: b",
+                  "ends 12 mm from its start (imagined: ends 9 mm",
                   "pick up the"):  # fmt: skip
         assert words in page.text, words
     assert len(page.all("tr")) == 1 + len(episodes)
@@ -152,10 +165,32 @@ def test_report_is_whole_and_self_contained(tmp_path: Path, camera: Camera) -> N
         assert min(plot.size) > 400
 
 
+def test_notes_of_the_plan_and_errors_of_its_execution_reach_result_and_report(tmp_path: Path) -> None:
+    instruction = "Put the blue cube on the left, then bring it back."
+    env = TabletopEnv()
+    try:
+        running = begin(env, 1_000_000, ScriptedDecomposer(), instruction)
+        execute(running, np.tile([0.95, 0.0, 0.2, 1, 0, 0, 0, 1], (TASK.chunk_frames * len(running.plan), 1)))
+    finally:
+        env.close()
+    running.imagined = running.executed
+    made = _result(running, CubeLocator(env.camera, TASK.vocabulary.objects))
+    save_result(tmp_path, made)
+    result = load_result(tmp_path, 1_000_000)
+    assert result is not None and result.notes == made.notes and result.errors == made.errors
+    row, shown = summary_row(result), report_of(result)
+    assert any("it" in note for note in row["notes"]) and len(row["errors"]) == len(running.actions)
+    assert shown.notes == tuple(row["notes"]) and shown.errors == tuple(row["errors"])
+    text = Page(write_report(tmp_path, HEADER, SUMMARY, [shown], env.camera, TASK).read_text()).text
+    assert all(note in text for note in row["notes"])
+    assert "OutOfWorkspaceError: [0.95, 0.0, 0.2]" in text and f"({len(running.actions)} times)" in text
+
+
 def test_the_filmstrip_shows_start_and_the_end_of_each_subgoal(tmp_path: Path, camera: Camera) -> None:
     one = episode(1_000_000)
     page = Page(write_report(tmp_path, HEADER, SUMMARY, [one], camera, TASK, media=1).read_text())
     strip = [a for a in page.all("img") if a.get("class") in ("imagined", "executed")]
+    assert "How the instruction was read" not in page.text and "could not be carried out" not in page.text
     moments = [0, *range(TASK.chunk_frames, len(one.captions), TASK.chunk_frames)]
     assert [a["alt"] for a in strip] == [f"{s} frame {t}" for t in moments for s in ("imagined", "executed")]
 
