@@ -1,0 +1,92 @@
+"""Whether a plan does what an instruction asks, and nothing else, as far as a grammar can tell."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+from planner.decomposer.base import Plan
+from planner.decomposer.grammar import Words, tokenize
+from planner.decomposer.scripted import CHOICES, MAX_WORDS, NEGATIONS, ScriptedDecomposer, build_grammar
+from tasks import PlanError, Subgoal, Task
+
+READS = {"pick", "put", "return"}
+MANY = frozenset(
+    tokenize("both all each every everything them they their those these other others rest pair two")
+)
+STANDS = frozenset(tokenize("is are was were stands standing sits sitting lies lying currently"))
+
+
+class Requirements:
+    """What is certain about an instruction before any model is asked.
+
+    Attributes:
+        plan: the scripted decomposer's, if its grammar reads every word in one way; the only right one.
+
+    Raises:
+        PlanError: the grammar reads every word, and what they say makes no sense or is ambiguous.
+    """
+
+    def __init__(self, task: Task, instruction: str):
+        self.plan: Plan | None = None
+        self.objects: set[str] = set()
+        self.places: set[str] = set()
+        self.others_may_move = True
+        if not set(task.vocabulary.kinds) >= READS:
+            return
+        grammar, words = build_grammar(task.vocabulary), tokenize(instruction)
+        if len(words) <= MAX_WORDS and grammar.readings(words, "instruction")[0]:
+            self.plan = ScriptedDecomposer().decompose(task, instruction)
+        elif not (NEGATIONS | CHOICES) & set(words):
+            self.objects = {name for _, _, name in _found(words, grammar.lexicon["OBJECT"])}
+            self.places = set(_asked_places(words, grammar.lexicon))
+            plural = next(_found(words, grammar.lexicon["OBJECTS"]), None)
+            group = next(_found(words, grammar.lexicon["GROUP"]), None)
+            self.others_may_move = not self.objects or bool(plural or group or MANY & set(words))
+
+    def check(self, plan: Sequence[Subgoal]) -> None:
+        """PlanError if the plan leaves out something asked for, or does something that is not."""
+        if self.plan is not None:
+            _same(plan, self.plan.subgoals)
+            return
+        moved, targets = {s.object for s in plan}, {s.target for s in plan}
+        if self.objects - moved:
+            raise PlanError(
+                f"the instruction names {_all(self.objects - moved)}, but the plan never moves it"
+            )
+        if moved - self.objects and not self.others_may_move:
+            raise PlanError(f"the plan moves {_all(moved - self.objects)}, which the instruction never names")
+        if self.places - targets:
+            raise PlanError(f"the instruction asks for {_all(self.places - targets)}; nothing is put there")
+
+
+def _same(plan: Sequence[Subgoal], wanted: Sequence[Subgoal]) -> None:
+    missing, extra = Counter(wanted) - Counter(plan), Counter(plan) - Counter(wanted)
+    texts = [f"missing: {s.text}" for s in missing] + [f"not asked for: {s.text}" for s in extra]
+    if texts:
+        raise PlanError("; ".join(texts[:4]))
+    for i, (given, right) in enumerate(zip(plan, wanted, strict=True), 1):
+        if given != right:
+            raise PlanError(f"wrong order: step {i} is {given.text!r}, expected {right.text!r} there")
+
+
+def _found(words: Words, phrases: Mapping[Words, str]) -> Iterator[tuple[int, int, str]]:
+    """(start, stop, value) of every phrase that stands in ``words``."""
+    for i in range(len(words)):
+        for phrase, value in phrases.items():
+            if phrase and words[i : i + len(phrase)] == phrase:
+                yield i, i + len(phrase), value
+
+
+def _asked_places(words: Words, lexicon: Mapping[str, Mapping[Words, str]]) -> Iterator[str]:
+    """Places after "to the" and the like; not where something "is on the left", nor "left of" a thing."""
+    for start, stop, _ in _found(words, lexicon["TO"]):
+        stop += words[stop : stop + 1] in lexicon["DET"]
+        for begin, end, place in _found(words, lexicon["TARGET"]):
+            relative = words[end : end + 1] == ("of",) and words[end : end + 3] != ("of", "the", "table")
+            if begin == stop and not relative and not (start and words[start - 1] in STANDS):
+                yield place
+
+
+def _all(names: set[str]) -> str:
+    return " and ".join(repr(name) for name in sorted(names))
