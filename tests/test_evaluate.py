@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from tiny import frames, make_memory, make_model, make_text
+from tiny import frames, make_dataset, make_memory, make_model, make_text
 
-from benchmarks import fast_learning
+from benchmarks import fast_learning, where_in_theta
 from planner.evaluate import BASELINES, MODEL_ROWS, row_weights
 from planner.results import NAMES, write_results
 from tasks.commands import CommandError, compose
@@ -95,3 +96,26 @@ def test_fast_learning_benchmark_measures_both_ways(text, tmp_path):
         fast_learning.main(["--rounds", "0"])
     assert WorldModel.from_pretrained(folder).settings.chunk_frames == 2
     assert Path(out).is_file()
+
+
+def test_theta_tells_what_a_linear_map_can_read(text, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=(60, 2))
+    readable = torch.from_numpy(
+        np.concatenate([truth @ rng.normal(size=(2, 8)), rng.normal(size=(60, 4))], 1)
+    )
+    errors = {r: np.abs(p - truth).mean() for r, p in where_in_theta.leave_one_out(readable, truth).items()}
+    assert min(errors.values()) < 0.1 * np.abs(truth).mean()
+    noise = torch.from_numpy(rng.normal(size=(60, 12)))
+    blind = where_in_theta.leave_one_out(noise, truth)
+    assert min(np.abs(p - truth).mean() for p in blind.values()) > 0.8 * np.abs(truth).mean()
+    model = tmp_path / "model"
+    make_model(text, chunk_frames=4, context_frames=8).save_pretrained(model)
+    data = make_dataset(tmp_path / "data")
+    command = ["steps=1", "rank=2", "alpha=2", "--weights", str(model), "--data", str(data), "--batch", "4"]
+    where_in_theta.main([*command, "--json", str(tmp_path / "out.json")])
+    figures = json.loads((tmp_path / "out.json").read_text())
+    assert figures["episodes"] == 6 and figures["effect"] > 0 and figures["options"]["steps"] == 1
+    with pytest.raises(SystemExit):
+        where_in_theta.main([*command, "step=1"])
+    assert "step" in capsys.readouterr().err

@@ -112,8 +112,8 @@ def make_episode(segments: int, chunk: int = 4, seed: int = 0) -> Episode:
         frames(T, seed=seed),
         np.zeros((T - 1, 2), np.float32),
         tuple(Segment(i * chunk, (i + 1) * chunk, CAPTIONS[(i + seed) % 3]) for i in range(segments)),
-        np.zeros((T, 1, 3), np.float32),
-        ("red cube",),
+        np.random.default_rng(seed).random((1, 2, 3), np.float32).repeat(T, 0),
+        ("red cube", "blue cube"),
         {"seed": seed},
     )
 
