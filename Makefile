@@ -72,8 +72,9 @@ weights: $(VENV)/.installed
 	$(PY) -m envs.collect task=$(TASK) episodes=2400
 	$(PY) -m world_model.pretrain task=$(TASK) run_dir=$(RUNS)/pretrain/$(TASK)
 	$(PY) -m inverse_dynamics.train task=$(TASK) run_dir=$(RUNS)/inverse_dynamics/$(TASK) \
-	  "corruption={_target_: world_model.autoencoder.Reconstruct, folder: $(RUNS)/pretrain/$(TASK)/model/vae}"
-	$(PY) -m planner.ship task=$(TASK)
+	  corruption.folder=$(RUNS)/pretrain/$(TASK)/model/vae
+	$(PY) -m planner.ship task=$(TASK) world_model=$(RUNS)/pretrain/$(TASK) \
+	  inverse_dynamics=$(RUNS)/inverse_dynamics/$(TASK)
 
 clean:
 	rm -rf $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -2,14 +2,16 @@
 
     python -m inverse_dynamics.train task=cube_return
 
-The same command resumes: every draw of a step comes from a generator seeded by (seed, step). The model
-reads *generated* frames later, so a share of the frames it is trained on go through ``corruption`` (the
-world model's autoencoder, wired by configuration), blur and noise; never through a shift, which would
-change the action.
+The same command resumes: every draw of a step comes from a generator seeded by (seed, step). Kept are the
+last step (``last.safetensors``, to go on from) and the best one by held-out error (``best``), which becomes
+``model``. The model reads *generated* frames later, so a share of the frames it is trained on go through
+``corruption`` (the world model's autoencoder, wired by configuration), blur and noise; never through a
+shift, which would change the action.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
@@ -20,6 +22,7 @@ import hydra
 import numpy as np
 import torch
 from omegaconf import DictConfig
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
@@ -42,6 +45,7 @@ class Pairs:
     Args:
         episodes: indices into the dataset.
         corruption: applied once to the frames of the first ``corrupted`` episodes.
+        cache: a file that keeps what it made of them, so that a resumed run need not corrupt them again.
 
     Attributes:
         frames: ``(N, H, W, 3)`` uint8; corrupted: the same for the first frames; firsts: ``(P,)`` index
@@ -49,7 +53,12 @@ class Pairs:
     """
 
     def __init__(
-        self, dataset: EpisodeDataset, episodes: range, corruption: Corruption | None, corrupted: int
+        self,
+        dataset: EpisodeDataset,
+        episodes: range,
+        corruption: Corruption | None,
+        corrupted: int,
+        cache: Path | None = None,
     ):
         if not len(episodes):
             raise ValueError("no episodes; collect some with python -m envs.collect")
@@ -66,15 +75,7 @@ class Pairs:
         self.firsts = torch.from_numpy(np.concatenate(firsts))
         self.corrupted: Tensor | None = None
         if corruption is not None and reached:
-            parts = np.array_split(self.frames[:reached].numpy(), math.ceil(reached / 500))
-            done = [corruption(p) for p in tqdm(parts, desc="corrupted frames", unit="part")]
-            for part, out in zip(parts, done, strict=True):
-                if out.shape != part.shape or out.dtype != np.uint8:
-                    raise ValueError(
-                        f"corruption gave {out.shape} {out.dtype} for frames {part.shape} uint8; "
-                        "it must keep shape and dtype"
-                    )
-            self.corrupted = torch.from_numpy(np.concatenate(done))
+            self.corrupted = corrupt(self.frames[:reached], corruption, cache)
 
     def __len__(self) -> int:
         return len(self.firsts)
@@ -101,6 +102,38 @@ class Pairs:
             chosen = corrupted & (at < len(self.corrupted))
             out[chosen] = self.corrupted[at[chosen]]
         return out
+
+
+def corrupt(frames: Tensor, corruption: Corruption, cache: Path | None) -> Tensor:
+    """``(N, H, W, 3)`` uint8 frames, corrupted; taken from ``cache`` if that holds these very frames.
+
+    Raises:
+        ValueError: the corruption changes shape or dtype.
+        CheckpointError: the cache is damaged, or of other frames.
+    """
+    made_of = hashlib.sha256(frames.numpy().tobytes()).hexdigest()
+    if cache is not None and cache.is_file():
+        try:
+            with safe_open(cache, "pt") as file:
+                stored, same = file.get_tensor("frames"), (file.metadata() or {}).get("made_of") == made_of
+        except SafetensorError as error:
+            raise CheckpointError(f"{cache} can't be read ({error}); delete it") from None
+        if not same:
+            raise CheckpointError(f"{cache} is made of other frames than the data's; delete it")
+        return stored
+    parts = np.array_split(frames.numpy(), math.ceil(len(frames) / 500))
+    done = [corruption(p) for p in tqdm(parts, desc="corrupted frames", unit="part")]
+    for part, out in zip(parts, done, strict=True):
+        if out.shape != part.shape or out.dtype != np.uint8:
+            raise ValueError(
+                f"corruption gave {out.shape} {out.dtype} for frames {part.shape} uint8; "
+                "it must keep shape and dtype"
+            )
+    made = torch.from_numpy(np.concatenate(done))
+    if cache is not None:
+        with atomic_path(cache) as temp:
+            save_file({"frames": made}, temp, {"made_of": made_of})
+    return made
 
 
 def augment(pairs: Tensor, rng: torch.Generator) -> Tensor:
@@ -252,14 +285,18 @@ def score(metrics: dict[str, dict[str, float]]) -> float:
     )
 
 
-def fit(trainer: Trainer, training: Pairs, held: Pairs, cfg: DictConfig) -> None:
-    """Train to the last step; every ``every`` steps log, evaluate, checkpoint, keep the best."""
+def fit(trainer: Trainer, training: Pairs, held: Pairs, cfg: DictConfig) -> int:
+    """Train to the last step; every ``every`` steps log, evaluate, checkpoint, keep the best.
+
+    Returns:
+        The step of the best, whose model is in the folder ``best``.
+    """
     log = trainer.folder / "metrics.jsonl"
     rows = log.read_text().splitlines() if log.is_file() else []
     whole = [r for r in rows if r.endswith("}")]  # kill -9 may have cut the last one
     kept = [r for r in whole if json.loads(r)["step"] <= trainer.step]
     write_text(log, "".join(r + "\n" for r in kept))
-    best = min((json.loads(r)["score"] for r in kept), default=math.inf)
+    scores = {int(r["step"]): float(r["score"]) for r in map(json.loads, kept)}
     board = SummaryWriter(str(trainer.folder), purge_step=trainer.step + 1)
     begin, first, sums = time.monotonic(), trainer.step, []
     bar = tqdm(total=cfg.steps, initial=trainer.step, desc="inverse dynamics", unit="step")
@@ -272,15 +309,15 @@ def fit(trainer: Trainer, training: Pairs, held: Pairs, cfg: DictConfig) -> None
         metrics = evaluate(model, held, 1000)
         row = {k: float(np.mean([s[k] for s in sums])) for k in sums[0]}
         row |= {
-            "score": score(metrics),
+            "score": round(score(metrics), 5),  # as the log has it
             "samples_per_second": cfg.batch_size * (trainer.step - first) / (time.monotonic() - begin),
         }
         row |= {f"{n}/{k}": v for n, m in metrics.items() for k, v in m.items()}
         for key, value in row.items():
             board.add_scalar(key, value, trainer.step)
-        if row["score"] < best:
-            best = row["score"]
+        if row["score"] < min(scores.values(), default=math.inf):
             model.save_pretrained(trainer.folder / "best")
+        scores[trainer.step] = row["score"]
         with log.open("a") as file:
             file.write(json.dumps({"step": trainer.step, **{k: round(v, 5) for k, v in row.items()}}) + "\n")
         trainer.save()
@@ -289,6 +326,7 @@ def fit(trainer: Trainer, training: Pairs, held: Pairs, cfg: DictConfig) -> None
         sums = []
     bar.close()
     board.close()
+    return min(scores, key=lambda step: scores[step])
 
 
 def pick_device(name: str) -> torch.device:
@@ -329,8 +367,12 @@ def run(cfg: DictConfig) -> None:
             raise CommandError(f"{cfg.data} holds {len(dataset)} episodes; collect at least 2")
         corruption = hydra.utils.instantiate(cfg.corruption) if cfg.corruption else None
         cut = len(dataset) - held_count
-        training = Pairs(dataset, range(cut), corruption, cfg.corrupted_episodes)
-        held = Pairs(dataset, range(cut, len(dataset)), corruption, held_count)
+        training = Pairs(
+            dataset, range(cut), corruption, cfg.corrupted_episodes, run_dir / "corrupted.safetensors"
+        )
+        held = Pairs(
+            dataset, range(cut, len(dataset)), corruption, held_count, run_dir / "corrupted_held.safetensors"
+        )
         height, width = training.frames.shape[1:3]
         spec = hydra.utils.instantiate(cfg.task).action_spec
         if training.actions.shape[1] != len(spec):
@@ -342,9 +384,10 @@ def run(cfg: DictConfig) -> None:
         trainer.resume()
         if trainer.step:
             print(f"going on at step {trainer.step} of {cfg.steps}")
-        fit(trainer, training, held, cfg)
-        trainer.average.module.save_pretrained(folder)
-        write_json(done, evaluate(InverseDynamics.from_pretrained(folder), held))
+        step = fit(trainer, training, held, cfg)
+        best = InverseDynamics.from_pretrained(run_dir / "best")
+        best.save_pretrained(folder)
+        write_json(done, {**evaluate(best, held), "step": step})
     print(json.dumps(json.loads(done.read_text())))
     print(f"{folder}\nplan with it: python -m planner.run task={cfg.task.name} inverse_dynamics={folder}")
 

@@ -13,11 +13,12 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from planner.parts import weights_folder
 from tasks.commands import ROOT, CommandError, main
 from tasks.files import write_json
+from tasks.shipped import weights_folder
 
 LIMIT_MB = 25
+SETTINGS = "world_model.json"
 
 
 def training_record(run: Path) -> dict:
@@ -51,6 +52,8 @@ def run(cfg: DictConfig) -> None:
         model = weights_folder(str(source / "model"), cfg.task.name, part)
         manifest[part] = training_record(source)
         manifest[part]["command"] = cfg.commands[part]
+        if (settings := model / SETTINGS).is_file():  # as shipped; options are those of the training
+            manifest[part]["settings"] = json.loads(settings.read_text())
         staged = target.with_name(f".{target.name}-{part}.tmp")
         shutil.rmtree(staged, ignore_errors=True)
         shutil.copytree(model, staged, ignore=shutil.ignore_patterns("metrics.json"))

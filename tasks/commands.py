@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
+import yaml
 from hydra.errors import (
     HydraException,
     InstantiationException,
@@ -32,6 +33,7 @@ from tasks.files import write_text
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
 PACKAGES = ("planner", "world_model", "inverse_dynamics", "envs", "tasks")
+TARGETED = ("task", "env", "memory", "decomposer", "model.text", "corruption")  # made by their _target_
 INTERRUPTED = 130
 
 
@@ -71,15 +73,35 @@ def compose(command: str, argv: Sequence[str] = ()) -> DictConfig:
         The composed configuration, its interpolations resolved.
 
     Raises:
-        OptionError: an unknown group option or key, or text that is no override.
+        OptionError: an unknown group option or key, text that is no override, a yaml that can't be read,
+            or a part without a ``_target_``.
     """
     try:
-        with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            cfg = hydra.compose(command, overrides=list(argv))
-        OmegaConf.resolve(cfg)
-    except (HydraException, OmegaConfBaseException) as error:
+        cfg = _composed(command, argv)
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
         raise OptionError(_explain(error, command, argv)) from None
+    _check_targets(cfg)
     return cfg
+
+
+def _composed(command: str, argv: Sequence[str]) -> DictConfig:
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = hydra.compose(command, overrides=list(argv))
+    OmegaConf.resolve(cfg)
+    return cfg
+
+
+def _check_targets(cfg: DictConfig) -> None:
+    """OptionError for a part that names no class: Hydra would hand on its options as they are."""
+    memories = OmegaConf.select(cfg, "memories")
+    several = [f"memories.{name!s}" for name in memories] if isinstance(memories, DictConfig) else []
+    for key in (*TARGETED, *several):
+        part = OmegaConf.select(cfg, key)
+        if isinstance(part, DictConfig) and not part.get("_target_"):
+            have = ", ".join(sorted(str(k) for k in part if k != "_target_")) or "none"
+            raise OptionError(
+                f"{key} has no _target_; its options are: {have}; expected _target_: module.Class"
+            )
 
 
 def _explain(error: Exception, command: str, argv: Sequence[str]) -> str:
@@ -89,6 +111,8 @@ def _explain(error: Exception, command: str, argv: Sequence[str]) -> str:
         if group:
             return f"unknown {group} {option!r}; have: {', '.join(error.options or ['none'])}"
         return f"no options for the command {option!r}: {CONFIGS / option}.yaml is missing"
+    if isinstance(error, yaml.YAMLError):
+        return f"a yaml of the options can't be read: {one_line(error)}"
     ambiguous = re.search(r"Ambiguous value for argument '(.+?)'\n", str(error))
     if isinstance(error, OverrideParseException) or ambiguous:
         text = ambiguous.group(1) if ambiguous else getattr(error, "override", "")
@@ -100,7 +124,11 @@ def _explain(error: Exception, command: str, argv: Sequence[str]) -> str:
     if named and argv:
         key = named.group(1).split("@")[0]
         parent, _, name = key.rpartition(".")
-        node = OmegaConf.select(compose(command), parent) if parent else compose(command)
+        try:
+            whole = _composed(command, ())
+        except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as broken:
+            return _explain(broken, command, ())  # without options: the yaml itself is at fault
+        node = OmegaConf.select(whole, parent) if parent else whole
         have = sorted(map(str, node)) if isinstance(node, DictConfig) else []
         return (
             f"unknown option {name!r}{f' in {parent}' if parent else ''}; have: {', '.join(have) or 'none'}"
@@ -147,7 +175,7 @@ def main(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
-        cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
+        cause = _cause(error)
         if os.environ.get("HYDRA_FULL_ERROR") or not _is_users(cause, error):
             raise
         print(f"error: {one_line(cause)}", file=sys.stderr)
@@ -162,6 +190,22 @@ def _usage(command: str, function: Callable) -> str:
     name = module.name if module else function.__module__
     options = OmegaConf.to_yaml(compose(command)).strip().replace("\n", "\n  ")
     return f"python -m {name} key=value …\n\ngroups:\n" + "\n".join(choices) + f"\n\noptions:\n  {options}"
+
+
+def _cause(error: Exception) -> BaseException:
+    """What a user has to put right, from under Hydra's wrapping; OptionError for a ``_target_`` that isn't."""
+    if not isinstance(error, InstantiationException):
+        return error
+    text = one_line(error)
+    named = re.match(r"(?:Error locating target|Expected a callable target, got) '(.*?)'(?:,| of type)", text)
+    if not named:
+        return error.__cause__ or error
+    key = text.partition("full_key: ")[2] or "the option"
+    why: BaseException | None = error.__cause__
+    while why is not None and why.__cause__ is not None:
+        why = why.__cause__
+    reason = one_line(why) if why else "it is no class or function"
+    return OptionError(f"{key}._target_={named.group(1)} can't be made ({reason}); expected module.Class")
 
 
 def _is_users(cause: BaseException, error: Exception) -> bool:

@@ -35,6 +35,7 @@ CUBE_HALF = 0.025
 MIN_OUTWARD = 0.12
 MIN_GAP = 0.10
 DISPLACED = 0.05
+SETTLED = 0.01  # m: a cube this near the height of one that stands, or that moved no farther, is at rest
 
 
 @dataclass(frozen=True)
@@ -186,11 +187,21 @@ class CubeReturn(Task):
     # --- measuring ---------------------------------------------------------------------------
 
     def released(self, episode: Episode) -> np.ndarray:
-        opened = np.concatenate([[True], episode.actions[:, -1] > 0.5])
-        gripper = episode.position("gripper")[:, None]
-        away = np.linalg.norm(episode.positions - gripper, axis=-1) > 2 * CUBE_HALF
-        on_table = np.abs(episode.positions[..., 2] - CUBE_HALF) < 0.01
-        return on_table & (opened[:, None] | away)
+        """A thing stands free if it is at a standing cube's height and the gripper is away from it, or
+        open around it while it stays where it was in the frame before.
+
+        An episode records what the gripper was told, not how wide it is: a bit counts once its action was
+        carried out, that is once the tip went anywhere or is where it was sent.
+        """
+        gripper = episode.position("gripper")
+        opened = [True]
+        for before, tip, action in zip(gripper, gripper[1:], episode.actions, strict=False):
+            refused = np.linalg.norm(tip - before) < 1e-6 and np.linalg.norm(tip - action[:3]) > SETTLED
+            opened.append(opened[-1] if refused else bool(action[-1] > 0.5))
+        moved = np.linalg.norm(np.diff(episode.positions, axis=0, prepend=episode.positions[:1]), axis=-1)
+        away = np.linalg.norm(episode.positions - gripper[:, None], axis=-1) > 2 * CUBE_HALF
+        on_table = np.abs(episode.positions[..., 2] - CUBE_HALF) < SETTLED
+        return on_table & (away | (np.array(opened)[:, None] & (moved < SETTLED)))
 
     def score(self, positions, released, names, plan) -> Score:
         distances, reached, displaced, told = {}, {}, {}, self.moves(plan)

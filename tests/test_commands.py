@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +12,15 @@ import hydra
 import pytest
 from omegaconf import OmegaConf
 
+import tasks.commands
 from tasks.commands import CONFIGS, CommandError, OptionError, RunDir, compose, integer, main, plain
 from tasks.files import atomic_path, write_json
 
 REPO = Path(__file__).resolve().parents[1]
+
+
+def names(group: str) -> list[str]:
+    return sorted(p.stem for p in (CONFIGS / group).glob("*.yaml"))
 
 
 def test_compose_fills_in_and_overrides():
@@ -23,18 +29,18 @@ def test_compose_fills_in_and_overrides():
     assert hydra.utils.instantiate(cfg.task).vocabulary.objects == ("red cube", "green cube")
 
 
-@pytest.mark.parametrize("option", sorted(p.stem for p in (CONFIGS / "task").glob("*.yaml")))
+@pytest.mark.parametrize("option", names("task"))
 def test_a_task_brings_an_env_and_instantiates(option):
     cfg = compose("collect", [f"task={option}"])
     assert cfg.env._target_.startswith("envs.")
-    assert hydra.utils.instantiate(cfg.task).name == cfg.task.name == option
+    assert hydra.utils.instantiate(cfg.task).name == cfg.task.name
 
 
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("task=x", "unknown task 'x'; have: cube_return"),
-        ("env=x", "unknown env 'x'; have: tabletop"),
+        ("task=x", f"unknown task 'x'; have: {', '.join(names('task'))}"),
+        ("env=x", f"unknown env 'x'; have: {', '.join(names('env'))}"),
         ("steps=1", "unknown option 'steps'; have: env, episodes,"),
         ("task.legs=1", "unknown option 'legs' in task; have: _target_, cubes, name"),
         ("episodes", "can't read the option 'episodes'; expected key=value"),
@@ -46,6 +52,29 @@ def test_bad_options_are_one_line(override, says):
     with pytest.raises(OptionError) as error:
         compose("collect", [override])
     assert says in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.fixture()
+def own_configs(tmp_path, monkeypatch) -> Path:
+    """A copy of configs/ that a test may break."""
+    monkeypatch.setattr(tasks.commands, "CONFIGS", tmp_path / "configs")
+    return Path(shutil.copytree(CONFIGS, tmp_path / "configs"))
+
+
+@pytest.mark.parametrize("argv", [[], ["episodes=3"], ["spoon=1"]])
+@pytest.mark.parametrize(
+    ("file", "text", "says"),
+    [
+        ("task/cube_return.yaml", "cubes: [red, \n foo: : bar", 'task/cube_return.yaml", line 2'),
+        ("collect.yaml", "episodes: : 2", 'collect.yaml", line 1'),
+        ("collect.yaml", "defaults: 3", "defaults must be a list"),
+        ("collect.yaml", "episodes: 2\npath: ${nowhere}", "nowhere"),
+    ],
+)
+def test_a_broken_yaml_is_one_line(own_configs, capsys, file, text, says, argv):
+    (own_configs / file).write_text(text)
+    code, err = run_main(lambda cfg: None, argv, capsys)
+    assert code == 2 and err.count("\n") == 1 and err.startswith("error: ") and says in err
 
 
 @pytest.mark.parametrize("value", ["0", "two", "1.5", "true", "null"])
@@ -78,7 +107,7 @@ def test_exit_codes(capsys):
     code, err = run_main(raises(KeyboardInterrupt()), [], capsys)
     assert code == 130 and err.count("\n") == 1
     code, err = run_main(lambda cfg: None, ["task=nope"], capsys)
-    assert code == 2 and err == "error: unknown task 'nope'; have: cube_return\n"
+    assert code == 2 and err == f"error: unknown task 'nope'; have: {', '.join(names('task'))}\n"
 
 
 def test_a_bug_keeps_its_traceback():
@@ -92,6 +121,35 @@ def test_instantiation_errors_name_their_cause(capsys):
 
     code, err = run_main(command, ["task.cubes=[pink]"], capsys)
     assert (code, err) == (1, "error: cubes must be one to three of red, green, blue; got ['pink']\n")
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ("env._target_=envs.tabletop.TabletopEnvv", "envs.tabletop.TabletopEnvv can't be made"),
+        ("env._target_=envs.elsewhere.Env", "can't be made (No module named 'envs.elsewhere')"),
+        ("env._target_=3", "env._target_=3 can't be made (it is no class or function)"),
+        ("env._target_=", "env has no _target_; its options are: _partial_, image_size;"),
+        ("~env._target_", "env has no _target_; its options are: _partial_, image_size;"),
+        ("~task._target_", "task has no _target_; its options are: cubes, name;"),
+        ("+corruption={folder: a}", "corruption has no _target_; its options are: folder;"),
+        ("+memories={none: {steps: 1}}", "memories.none has no _target_; its options are: steps;"),
+    ],
+)
+def test_a_target_that_is_none_is_one_line(capsys, option, says):
+    code, err = run_main(lambda cfg: hydra.utils.instantiate(cfg.env), [option], capsys)
+    assert code == 2 and err.count("\n") == 1 and says in err and "module.Class" in err
+
+
+def test_a_target_whose_import_fails_names_what_is_missing(capsys, tmp_path, monkeypatch):
+    (tmp_path / "far_env.py").write_text("import no_such_simulator\nclass Env: pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    command = lambda cfg: hydra.utils.instantiate(cfg.env)  # noqa: E731
+    assert run_main(command, ["env._target_=far_env.Env"], capsys) == (
+        2,
+        "error: env._target_=far_env.Env can't be made (No module named 'no_such_simulator'); "
+        "expected module.Class\n",
+    )
 
 
 def test_help_lists_groups_and_options(capsys):

@@ -366,6 +366,24 @@ def test_a_closed_gripper_elsewhere_holds_nothing():
     assert free[:, 0].all()
 
 
+def test_an_open_hand_that_pushes_a_cube_has_not_let_it_go():
+    cube = [np.array([0.5, y, CUBE_HALF]) for y in (0.1, 0.1, 0.06, 0.02, 0.02)]
+    free = CubeReturn(("red",)).released(episode_of(cube, cube, [1, 1, 1, 1]))
+    assert free[:, 0].tolist() == [True, True, False, False, True]
+
+
+def test_a_bit_of_an_action_that_was_refused_opens_nothing():
+    """The env refuses a pose out of reach as a whole: arm and fingers stay as they are."""
+    place, air = np.array([0.5, 0.1, CUBE_HALF]), np.array([0.5, 0.1, 0.14])
+    grip = [1, 0, 1, 1]
+    refused = episode_of([place] * 5, [air, place, place, place, place], grip)
+    refused.actions[2:, :3] = [0.8, 0.35, 0.45]
+    held = CubeReturn(("red",)).released(refused)[:, 0].tolist()
+    assert held == [True, True, False, False, False]
+    opened = episode_of([place] * 5, [air, place, place, place, air], grip)
+    assert CubeReturn(("red",)).released(opened)[:, 0].tolist() == [True, True, False, True, True]
+
+
 # --- actions and episodes ----------------------------------------------------------------------
 
 GOOD = np.array([0.5, 0.1, 0.2, *DOWN, 1.0])

@@ -7,11 +7,12 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from inverse_dynamics.model import CheckpointError, InverseDynamics, InverseDynamicsConfig
-from inverse_dynamics.train import Pairs, Trainer, augment, evaluate, run
+from inverse_dynamics.train import Pairs, Trainer, augment, evaluate, run, score
 from tasks import ActionSpec, Episode, Segment
-from tasks.commands import CommandError, compose
+from tasks.commands import CommandError, compose, plain
 from tasks.cube_return import CubeReturn
 from tasks.dataset import DatasetWriter, load_episodes
 
@@ -22,6 +23,7 @@ KEYS = ActionSpec(
     (0, 0, -30, -30),
     (1, 1, 30, 30),
 )
+LAST = "last.safetensors"
 SMALL = {"channels": (8, 8, 8), "keypoints": 8, "hidden": 32}
 
 
@@ -49,7 +51,16 @@ def data(tmp_path_factory):
 def options(data, run_dir, *more):
     return compose(
         "inverse_dynamics",
-        [f"data={data}", f"run_dir={run_dir}", "batch_size=4", "every=2", "steps=4", "device=cpu", *more],
+        [
+            f"data={data}",
+            f"run_dir={run_dir}",
+            "batch_size=4",
+            "every=2",
+            "steps=4",
+            "device=cpu",
+            "corruption=null",
+            *more,
+        ],
     )
 
 
@@ -81,20 +92,72 @@ def test_resumed_training_ends_with_the_same_weights(data, tmp_path):
     assert second.step == 2
     for _ in range(2):
         second.train_step(training)
-    second.average.module.save_pretrained(tmp_path / "half" / "model")
-    whole, halves = ((tmp_path / n / "model" / "model.safetensors").read_bytes() for n in ("whole", "half"))
-    assert whole == halves
+    second.save()
+    whole, halves = (load_file(tmp_path / n / "last.safetensors") for n in ("whole", "half"))
+    assert whole.keys() == halves.keys() and all(torch.equal(whole[k], halves[k]) for k in whole)
 
 
 def test_the_command_writes_figures_and_finishes_once(data, tmp_path, capsys):
     cfg = options(data, tmp_path / "run", "corruption={_target_: tests.test_inverse_dynamics.Darker}")
     run(cfg)
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert set(metrics) == {"true", "corrupted"} and metrics["true"]["n"] == 8
+    assert set(metrics) == {"true", "corrupted", "step"} and metrics["true"]["n"] == 8
     before = (tmp_path / "run" / "last.safetensors").stat().st_mtime_ns
     run(cfg)
     assert (tmp_path / "run" / "last.safetensors").stat().st_mtime_ns == before
     assert "plan with it" in capsys.readouterr().out
+
+
+def test_the_best_step_is_the_model_not_the_last(data, tmp_path):
+    """At a learning rate that tears the weights apart, the first step is the best one."""
+    run(options(data, tmp_path, "every=1", "learning_rate=100", "ema=0"))
+    rows = [json.loads(row) for row in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    best = min(rows, key=lambda row: row["score"])
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics.pop("step") == best["step"] < rows[-1]["step"] and best["score"] < rows[-1]["score"]
+    assert score(metrics) == pytest.approx(best["score"], rel=0.02)  # the model is kept in half precision
+    model, kept, last = (
+        load_file(tmp_path / name) for name in ("model/model.safetensors", "best/model.safetensors", LAST)
+    )
+    assert all(torch.equal(model[k], kept[k]) for k in model)
+    assert int(last["step"]) == 4
+    assert not all(torch.equal(model[k], last[f"average.module.{k}"].half()) for k in model)
+
+
+def test_corrupted_frames_are_made_once(data, tmp_path):
+    made, cache = [], tmp_path / "corrupted.safetensors"
+
+    def darker(frames: np.ndarray) -> np.ndarray:
+        made.append(len(frames))
+        return frames // 2
+
+    first, again = (Pairs(load_episodes(data), range(2), darker, 1, cache) for _ in range(2))
+    assert made == [9] and torch.equal(first.corrupted, again.corrupted)
+    with pytest.raises(CheckpointError, match=r"other frames .*delete it"):
+        Pairs(load_episodes(data), range(2), darker, 2, cache)
+    cache.write_bytes(cache.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match=r"can't be read .*delete it"):
+        Pairs(load_episodes(data), range(2), darker, 1, cache)
+
+
+def test_a_resumed_command_takes_the_corrupted_frames_it_made(data, tmp_path):
+    cfg = options(data, tmp_path / "run", "corruption={_target_: tests.test_inverse_dynamics.Darker}")
+    run(cfg)
+    files = [tmp_path / "run" / name for name in ("corrupted.safetensors", "corrupted_held.safetensors")]
+    before = [file.stat().st_mtime_ns for file in files]
+    (tmp_path / "run" / "metrics.json").unlink()
+    run(cfg)
+    assert [file.stat().st_mtime_ns for file in files] == before
+
+
+def test_the_defaults_are_what_made_the_shipped_weights(root):
+    manifest = json.loads((root / "weights/cube_return/manifest.json").read_text())
+    used, given = manifest["inverse_dynamics"]["options"], plain(compose("inverse_dynamics"))
+    autoencoder = given["corruption"].pop("folder")
+    used["corruption"].pop("folder")  # the run's; the same autoencoder is shipped
+    assert (root / autoencoder).is_dir()
+    assert {k: given[k] for k in used} == used
+    assert set(given) - set(used) == {"device", "run_dir", "fresh"}
 
 
 class Darker:

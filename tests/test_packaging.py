@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -17,6 +18,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from planner import ship
+from planner.ship import SETTINGS, digest
+from tasks.commands import compose, plain
+from tasks.files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("planner", "world_model", "inverse_dynamics", "envs", "tasks")
@@ -103,6 +109,60 @@ def test_make_target_expands(target: str):
     done = make("-n", target, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make")
+def test_the_recipe_ships_what_it_trained():
+    """With another RUNS too; its options are those of the shipped weights, so it need not give them."""
+    done = make("-n", "weights", "RUNS=elsewhere", cwd=ROOT).stdout.replace("\\\n", " ")
+    lines = {line.split(" -m ")[1].split()[0]: line for line in done.splitlines() if " -m " in line}
+    model, reader = "elsewhere/pretrain/cube_return", "elsewhere/inverse_dynamics/cube_return"
+    assert f"run_dir={model}" in lines["world_model.pretrain"]
+    assert f"run_dir={reader} " in lines["inverse_dynamics.train"]
+    assert f"corruption.folder={model}/model/vae" in lines["inverse_dynamics.train"]
+    assert f"world_model={model} " in lines["planner.ship"]
+    assert f"inverse_dynamics={reader}" in lines["planner.ship"]
+
+
+def test_the_recipe_is_the_one_behind_the_shipped_autoencoder():
+    manifest = json.loads(read(ROOT / "weights/cube_return/manifest.json"))
+    used = manifest["world_model"]["options"]["autoencoder"]
+    given = plain(compose("pretrain"))["autoencoder"]
+    assert {k: v for k, v in given.items() if k != "path"} == {k: v for k, v in used.items() if k != "path"}
+
+
+@pytest.mark.parametrize("manifest", sorted((ROOT / "weights").glob("*/manifest.json")), ids=str)
+def test_a_manifest_describes_the_files_beside_it(manifest: Path):
+    told = json.loads(read(manifest))
+    for part, record in told.items():
+        if isinstance(record, dict) and (manifest.parent / part / SETTINGS).is_file():
+            assert record["settings"] == json.loads(read(manifest.parent / part / SETTINGS)), part
+    for name, sha256 in told["sha256"].items():
+        assert digest(manifest.parent / name) == sha256, name
+
+
+def test_shipping_records_the_settings_that_are_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The training's options may say another guidance than the finished model's file."""
+    for part, files in (("world_model", {SETTINGS: '{"guidance": [1.0, 1.0]}'}), ("inverse_dynamics", {})):
+        run = tmp_path / part
+        for name, text in {**files, "weights.bin": "0", "metrics.json": '{"psnr": 1.0}'}.items():
+            write_text(run / "model" / name, text)
+        write_text(run / "config.yaml", "model: {guidance: [1.0, 1.5]}\n")
+    monkeypatch.setattr(ship, "ROOT", tmp_path)
+    ship.run(
+        compose(
+            "ship", [f"world_model={tmp_path}/world_model", f"inverse_dynamics={tmp_path}/inverse_dynamics"]
+        )
+    )
+    manifest = json.loads(read(tmp_path / "weights/cube_return/manifest.json"))
+    assert manifest["world_model"]["settings"] == {"guidance": [1.0, 1.0]}
+    assert manifest["world_model"]["options"] == {"model": {"guidance": [1.0, 1.5]}}
+    assert "settings" not in manifest["inverse_dynamics"]
+    assert set(manifest["sha256"]) == {
+        f"world_model/{SETTINGS}",
+        "world_model/weights.bin",
+        "inverse_dynamics/weights.bin",
+    }
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make")

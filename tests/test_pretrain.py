@@ -161,10 +161,17 @@ def test_a_killed_run_resumes_bit_for_bit(finished, data, tmp_path, capsys):
     path, rows = tmp_path / "run", tmp_path / "run/training/metrics.jsonl"
     options = (f"data={data}", f"run_dir={path}", *TINY, "diffusion.steps=4")
     command = [sys.executable, "-m", "world_model.pretrain", *options]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        while process.poll() is None and not ((path / LAST).is_file() and rows.read_text()):
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 240
+        while process.poll() is None and not (
+            (path / LAST).is_file() and rows.is_file() and rows.read_text()
+        ):
+            assert time.monotonic() < deadline, "no step was logged within 240 s"
             time.sleep(0.002)
+    finally:  # also when pytest's own timeout ends the test: nothing may wait for a process that hangs
         process.kill()
+        process.wait(timeout=30)
     assert process.returncode == -signal.SIGKILL and not (path / METRICS).exists()
     stopped = int(load_file(path / LAST)["step"])
     assert pretrain(data, path, "diffusion.steps=4") == 0

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from ctypes.util import find_library
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -160,6 +161,24 @@ def test_what_cannot_be_carried_out_is_named_and_changes_nothing(env, action, er
     env.reset(seed=0)
     env.step(pose(0.5, 0.1, 0.2))
     assert state(env) == after, "the refused action left a trace"
+
+
+def test_a_blocked_move_is_named_and_ends_where_it_was_stopped(env):
+    """A closed fist onto a cube, and a held cube into the table."""
+    _, info = env.reset(seed=0)
+    x, y, _ = info["positions"][RED]
+    grasp = [pose(x, y, TRAVEL_HEIGHT), pose(x, y, CUBE_HALF), pose(x, y, CUBE_HALF, CLOSED)]
+    lift = pose(x, y, TRAVEL_HEIGHT, CLOSED)
+    for before, blocked in (([lift], pose(x, y, 0.015, CLOSED)), ([*grasp, lift], pose(0.5, 0.0, 0.015, 0))):
+        env.reset(seed=0)
+        assert [env.step(action)[-1]["error"] for action in before] == [None] * len(before)
+        frame, _, _, _, info = env.step(blocked)
+        off = 1000 * np.linalg.norm(info["positions"][GRIPPER] - blocked[:3])
+        assert off > 20 and "\n" not in info["error"]
+        assert info["error"].startswith(f"BlockedError: the tip stopped {off:.0f} mm from [")
+        assert np.isfinite(info["positions"]).all() and frame in env.observation_space
+        assert np.array_equal(frame, env.render())
+        assert env.step(pose(0.5, 0.1, 0.2))[-1]["error"] is None, "an error must not outlive its action"
 
 
 def test_the_gripper_goes_where_it_is_sent(env):
@@ -333,6 +352,26 @@ def test_mujoco_may_be_imported_before():
         [sys.executable, "-c", code], cwd=REPO, env=environment, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0 and int(done.stdout) > 100, done.stderr
+
+
+@pytest.mark.skipif(not find_library("OSMesa"), reason="no OSMesa: apt-get install libosmesa6")
+def test_osmesa_draws_the_same_frame(env):
+    """The fallback of machines whose EGL has no device."""
+    code = (
+        "import os, sys; from envs.tabletop import TabletopEnv\n"
+        "env = TabletopEnv(); sys.stdout.buffer.write(env.reset(seed=3)[0].tobytes()); env.close()\n"
+        "assert os.environ['MUJOCO_GL'] == 'osmesa' and 'OpenGL.osmesa' in sys.modules"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=REPO,
+        env=headless(MUJOCO_GL="osmesa"),
+        capture_output=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    drawn = np.frombuffer(done.stdout, np.uint8).reshape(64, 64, 3).astype(int)
+    assert np.abs(drawn - env.reset(seed=3)[0]).mean() < 2  # levels of 255: two rasterisers
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have OpenGL built in")
