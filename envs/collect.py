@@ -28,7 +28,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from envs.base import TaskEnv
+from envs.base import EpisodeLostError, TaskEnv
 from envs.expert import expert_actions
 from tasks import Episode, Layout, Segment
 from tasks.commands import CommandError, differences, fail, integer, main, plain, version
@@ -44,14 +44,28 @@ def record(env: TaskEnv, layout: Layout) -> tuple[Episode | None, str | None]:
     Returns:
         The episode and None, or None and the error of the action that could not be carried out.
     """
+    try:
+        return _record(env, layout)
+    except EpisodeLostError as error:
+        return None, str(error)
+
+
+def _record(env: TaskEnv, layout: Layout) -> tuple[Episode | None, str | None]:
     frame, info = env.reset(seed=layout.seed, options={"layout": layout})
+    shown = env.demonstration()
+    layout, over = info["layout"], False
     home = dict(zip(info["names"], info["positions"], strict=True))
     frames, positions, segments = [frame], [info["positions"]], []
     actions: list[np.ndarray] = []
-    for subgoal in layout.plan:
+    for step, subgoal in enumerate(layout.plan):
         start, now = len(actions), dict(zip(info["names"], info["positions"], strict=True))
-        for action in expert_actions(env.task, now, subgoal, home):
-            frame, _, _, _, info = env.step(action)
+        if shown is None:
+            chunk = expert_actions(env.task, now, subgoal, home, layout.plan, step)
+        else:
+            chunk = shown[start : start + env.task.chunk_frames]
+        for action in chunk:
+            if not over:  # a simulator that calls the task solved takes no further step
+                frame, _, over, _, info = env.step(action)
             if info["error"]:
                 return None, info["error"]
             frames.append(frame)
@@ -134,7 +148,7 @@ def collect(cfg: DictConfig) -> Path:
         fail(f"episodes={episodes}: {task.name} has {len(task.train_seeds)} training seeds")
     seeds = task.train_seeds[:episodes]
     if path.exists():
-        _print_finished(path, config, seeds)
+        _print_finished(path, config, seeds, task.unit)
         return path
     fps = factory.func.metadata["render_fps"]
     group, robot = integer(cfg, "group", 1), cfg.env._target_.rpartition(".")[2]
@@ -144,7 +158,7 @@ def collect(cfg: DictConfig) -> Path:
         frames = _fill(writer, seeds, OmegaConf.to_yaml(cfg.task), OmegaConf.to_yaml(cfg.env), workers)
         seconds = time.monotonic() - begin
         writer.finish()
-    print(_summary(load_episodes(path), seeds))
+    print(_summary(load_episodes(path), seeds, task.unit))
     print(f"{frames} frames in {seconds:.0f} s: {frames / max(seconds, 1e-9):.1f} frames/s")
     print(path)
     return path
@@ -167,7 +181,7 @@ def _fill(writer: DatasetWriter, seeds: Sequence[Seed], task: str, env: str, wor
     return frames
 
 
-def _print_finished(path: Path, config: dict[str, Any], seeds: Sequence[Seed]) -> None:
+def _print_finished(path: Path, config: dict[str, Any], seeds: Sequence[Seed], unit: str) -> None:
     """Say that the dataset is there already; CommandError if ``path`` holds anything else."""
     if not (path / COLLECTION).is_file():
         raise CommandError(
@@ -176,18 +190,19 @@ def _print_finished(path: Path, config: dict[str, Any], seeds: Sequence[Seed]) -
     differ = differences(json.loads((path / COLLECTION).read_text()), config)
     if differ:
         raise CommandError(f"path={path} holds another collection ({differ}); give another path")
-    print(_summary(load_episodes(path), seeds))
+    print(_summary(load_episodes(path), seeds, unit))
     print(f"{path} is finished already")
 
 
-def _summary(dataset: EpisodeDataset, seeds: Sequence[Seed]) -> str:
+def _summary(dataset: EpisodeDataset, seeds: Sequence[Seed], unit: str) -> str:
     made = [dataset.provenance(i) for i in range(len(dataset))]
-    distance = 1000 * np.array([p["distance"] for p in made])
+    scale, unit = (1000, "mm") if unit == "m" else (1, unit)
+    distance = scale * np.array([p["distance"] for p in made])
     success = sum(p["success"] for p in made)
     return (
         f"{len(dataset)} episodes, {dataset.lengths.sum()} frames; the expert succeeded in {success} "
         f"({success / len(dataset):.1%}); its return error: mean {distance.mean():.1f}, median "
-        f"{np.median(distance):.1f}, worst {distance.max():.1f} mm; "
+        f"{np.median(distance):.1f}, worst {distance.max():.1f} {unit}; "
         f"{len(seeds) - len(dataset)} left out after an error"
     )
 

@@ -5,12 +5,14 @@ A task lists only kinds, objects and targets; how a gripper does them is known h
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from envs.explorer import walk
 from tasks import Subgoal, Task
 from tasks.cube_return import CUBE_HALF, CubeReturn
+from tasks.path_retrace import PathRetrace
 
 DOWN = (1.0, 0.0, 0.0, 0.0)
 TRAVEL_HEIGHT = 0.14
@@ -18,17 +20,27 @@ OPEN, CLOSED = 1.0, 0.0
 
 
 def expert_actions(
-    task: Task, positions: Mapping[str, np.ndarray], subgoal: Subgoal, home: Mapping[str, np.ndarray]
+    task: Task,
+    positions: Mapping[str, np.ndarray],
+    subgoal: Subgoal,
+    home: Mapping[str, np.ndarray],
+    plan: Sequence[Subgoal] = (),
+    step: int = 0,
 ) -> np.ndarray:
     """The actions of one subgoal.
 
     Args:
         positions: where everything is now, m.
         home: where everything was when the episode began, m.
+        plan: the whole plan; a path that is retraced needs it, for all steps back read the same.
+        step: the subgoal's place in it.
 
     Returns:
-        ``(4, 8)`` float32. Pick: above, down, close, up. Put and return: above, down, open, up.
+        ``(F, A)`` float32. Pick: above, down, close, up. Put and return: above, down, open, up. Of a path
+        see :func:`envs.explorer.walk`.
     """
+    if isinstance(task, PathRetrace):
+        return walk(task, plan, step)
     if not isinstance(task, CubeReturn):
         raise ValueError(f"no expert is written for task={task.name}")
     if subgoal.kind == "pick":

@@ -11,8 +11,12 @@ import numpy as np
 Kind = Literal["position", "quaternion", "binary", "degrees"]
 
 
+KEYS = ("forward", "back", "left", "right", "jump", "sprint", "sneak", "attack")
+CAMERA = ("camera_pitch", "camera_yaw")
+
+
 class MalformedActionError(ValueError):
-    """An action of the wrong shape, with a NaN, or whose quaternion has no direction."""
+    """An action of the wrong shape, with a NaN or an unknown name, or whose quaternion has no direction."""
 
 
 @dataclass(frozen=True)
@@ -98,4 +102,17 @@ def end_effector_pose(low: tuple[float, float, float], high: tuple[float, float,
         kinds=("position",) * 3 + ("quaternion",) * 4 + ("binary",),
         low=(*low, -1.0, -1.0, -1.0, -1.0, 0.0),
         high=(*high, 1.0, 1.0, 1.0, 1.0, 1.0),
+    )
+
+
+def keys_and_camera(max_degrees: float) -> ActionSpec:
+    """Minecraft's keys (1 pressed / 0 not) and camera, as MineRL takes them: how far the view turns in one
+    frame, degrees within ± ``max_degrees``, positive down (pitch) and to the right (yaw)."""
+    key: Kind = "binary"
+    angle: Kind = "degrees"
+    return ActionSpec(
+        names=(*KEYS, *CAMERA),
+        kinds=(key,) * len(KEYS) + (angle,) * len(CAMERA),
+        low=(0.0,) * len(KEYS) + (-max_degrees,) * len(CAMERA),
+        high=(1.0,) * len(KEYS) + (max_degrees,) * len(CAMERA),
     )

@@ -43,7 +43,7 @@ class Layout:
         seed: what it was drawn from.
         instruction: free text for the decomposer.
         names: the N things that have a place.
-        starts: ``(N, 3)`` float64, in the task's unit.
+        starts: ``(N, 3)`` float64, x y z in the task's unit; of a walker x, y and yaw in degrees.
         plan: the subgoals that carry out the instruction, in order.
     """
 
@@ -120,7 +120,7 @@ class Task(ABC):
 
     @abstractmethod
     def layout(self, seed: int, moves: Mapping[str, str] | None = None) -> Layout:
-        """The layout of a seed; with ``moves`` (object → target), one in which these can be asked."""
+        """The layout of a seed; with ``moves`` (see :meth:`moves`), one in which these can be asked."""
 
     @abstractmethod
     def subgoal(self, kind: str, object: str, target: str | None = None) -> Subgoal:
@@ -132,7 +132,12 @@ class Task(ABC):
 
     @abstractmethod
     def moves(self, plan: Sequence[Subgoal]) -> dict[str, str]:
-        """The outward moves a plan asks for: object → target."""
+        """The outward moves a plan asks for, in order: what (an object, a step) → where to."""
+
+    def explored(self, plan: Sequence[Subgoal]) -> int:
+        """How many of a plan's first subgoals the expert carries out before planning begins; what the
+        camera saw of them enters the world model as observed."""
+        return 0
 
     @abstractmethod
     def score(
@@ -147,6 +152,7 @@ class Task(ABC):
             plan: the validated plan; only what it names counts.
         """
 
-    @abstractmethod
     def released(self, episode: Episode) -> np.ndarray:
-        """``(T, N)`` bool: which things stand free at each frame of an executed episode."""
+        """``(T, N)`` bool: which things stand free at each frame of an executed episode; all of them,
+        unless the task has something that holds."""
+        return np.ones(episode.positions.shape[:2], bool)

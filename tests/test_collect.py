@@ -113,7 +113,7 @@ def test_a_finished_collection_says_so(collected):
     ("options", "code", "says"),
     [
         (["task=x"], 2, "unknown task 'x'; have: cube_return"),
-        (["env=x"], 2, "unknown env 'x'; have: tabletop"),
+        (["env=x"], 2, "unknown env 'x'; have: doom, "),
         (["episodes=0"], 2, "episodes=0: expected an integer, at least 1"),
         (["workers=0"], 2, "workers=0: expected an integer, at least 1"),
         (["task.cubes=[pink]"], 1, "cubes must be one to three of red, green, blue; got ['pink']"),

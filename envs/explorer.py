@@ -1,0 +1,23 @@
+"""The scripted walker of ``path_retrace``: walks a path out, and back along it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tasks import Subgoal
+from tasks.path_retrace import PathRetrace
+
+
+def walk(task: PathRetrace, plan: Sequence[Subgoal], step: int) -> np.ndarray:
+    """``(F, A)`` float32 keys and camera of one chunk of a plan: a straight walk, or an even turn.
+
+    ``step`` is its place in the plan: that of a step back tells which step out it undoes.
+    """
+    motion, spec = task.motions(plan)[step], task.action_spec
+    action = np.zeros(len(spec), np.float32)
+    if motion.walk:
+        action[spec.names.index("forward" if motion.walk > 0 else "back")] = 1.0
+    action[spec.names.index("camera_yaw")] = motion.turn / task.chunk_frames
+    return np.repeat(action[None], task.chunk_frames, 0)
