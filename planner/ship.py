@@ -36,9 +36,24 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def sources_of(cfg: DictConfig) -> dict[str, Path]:
+    """Part of ``weights/TASK`` -> run directory; the loop's results are named by their memory."""
+    loops = {f"world_model-{memory}": run for memory, run in cfg.slowfast_loop.items() if run}
+    given = {"world_model": cfg.world_model, "inverse_dynamics": cfg.inverse_dynamics, **loops}
+    return {part: Path(run) for part, run in given.items()}
+
+
+def link_what_is_shared(part: Path, base: Path) -> None:
+    """Replace folders of ``part`` that hold the same files as the base's by relative links to those."""
+    for folder in [f for f in part.iterdir() if f.is_dir() and (base / f.name).is_dir()]:
+        mine, theirs = ({p.name: digest(p) for p in d.iterdir()} for d in (folder, base / folder.name))
+        if mine == theirs:
+            shutil.rmtree(folder)
+            folder.symlink_to(Path("..") / base.name / folder.name)
+
+
 def run(cfg: DictConfig) -> None:
     target = ROOT / "weights" / cfg.task.name
-    sources = {"world_model": Path(cfg.world_model), "inverse_dynamics": Path(cfg.inverse_dynamics)}
     commit = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True
     ).stdout.strip()
@@ -48,15 +63,17 @@ def run(cfg: DictConfig) -> None:
         "hardware": cfg.hardware,
         "hours": dict(cfg.hours),
     }
-    for part, source in sources.items():
+    for part, source in sources_of(cfg).items():
         model = weights_folder(str(source / "model"), cfg.task.name, part)
         manifest[part] = training_record(source)
-        manifest[part]["command"] = cfg.commands[part]
+        manifest[part]["command"] = cfg.commands.get(part, cfg.commands.slowfast_loop)
         if (settings := model / SETTINGS).is_file():  # as shipped; options are those of the training
             manifest[part]["settings"] = json.loads(settings.read_text())
         staged = target.with_name(f".{target.name}-{part}.tmp")
         shutil.rmtree(staged, ignore_errors=True)
         shutil.copytree(model, staged, ignore=shutil.ignore_patterns("metrics.json"))
+        if part.startswith("world_model-"):
+            link_what_is_shared(staged, target / "world_model")
         shutil.rmtree(target / part, ignore_errors=True)
         target.mkdir(parents=True, exist_ok=True)
         staged.rename(target / part)

@@ -165,6 +165,24 @@ def test_shipping_records_the_settings_that_are_shipped(tmp_path: Path, monkeypa
     }
 
 
+def test_the_loops_result_is_shipped_beside_the_base_and_shares_its_files(tmp_path, monkeypatch):
+    for part, unet in (("world_model", "base"), ("loop", "finetuned"), ("inverse_dynamics", "reader")):
+        run = tmp_path / part
+        for name, text in {"unet/w.bin": unet, "vae/w.bin": "same", "metrics.json": "{}"}.items():
+            write_text(run / "model" / name, text)
+        write_text(run / "config.yaml", "seed: 0\n")
+    monkeypatch.setattr(ship, "ROOT", tmp_path)
+    runs = [f"world_model={tmp_path}/world_model", f"inverse_dynamics={tmp_path}/inverse_dynamics"]
+    ship.run(compose("ship", [*runs, f"slowfast_loop.temp_lora={tmp_path}/loop"]))
+    folder = tmp_path / "weights/cube_return"
+    looped = folder / "world_model-temp_lora"
+    assert (looped / "vae").is_symlink() and read(looped / "vae/w.bin") == "same"
+    assert not (looped / "unet").is_symlink() and read(looped / "unet/w.bin") == "finetuned"
+    manifest = json.loads(read(folder / "manifest.json"))
+    assert manifest["world_model-temp_lora"]["command"].startswith("python -m world_model.slowfast_loop")
+    assert "world_model-temp_lora/unet/w.bin" in manifest["sha256"]
+
+
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make")
 @pytest.mark.parametrize(
     ("python", "expected"),
