@@ -21,6 +21,7 @@ help:
 	@echo 'make demo       install, then plan and act in one episode with the shipped weights'
 	@echo 'make test       install what tests need, then run them all'
 	@echo 'make test-fast  the same without the slow ones'
+	@echo 'make loop       collect a little, run the slow-fast loop on it, evaluate: 15 minutes on two cores'
 	@echo 'make check      ruff and mypy'
 	@echo 'make format     ruff, rewriting files'
 	@echo 'make weights    collect data and train the weights that are shipped, at the tiny size'
@@ -68,16 +69,31 @@ format: $(VENV)/.installed-dev
 	$(PY) -m ruff format .
 
 RUNS = runs
+BASE = $(RUNS)/pretrain/$(TASK)
 weights: $(VENV)/.installed
 	$(PY) -m envs.collect task=$(TASK) episodes=2400
-	$(PY) -m world_model.pretrain task=$(TASK) run_dir=$(RUNS)/pretrain/$(TASK)
+	$(PY) -m world_model.pretrain task=$(TASK) run_dir=$(BASE)
+	$(PY) -m world_model.pretrain task=$(TASK) model.pretrained=$(BASE)/model diffusion.steps=3000 \
+	  diffusion.learning_rate=7e-4 seed=1 run_dir=$(BASE)-longer
+	$(PY) -m world_model.slowfast_loop task=$(TASK) weights=$(BASE)-longer/model \
+	  run_dir=$(RUNS)/slowfast_loop/$(TASK)
 	$(PY) -m inverse_dynamics.train task=$(TASK) run_dir=$(RUNS)/inverse_dynamics/$(TASK) \
-	  corruption.folder=$(RUNS)/pretrain/$(TASK)/model/vae
-	$(PY) -m planner.ship task=$(TASK) world_model=$(RUNS)/pretrain/$(TASK) \
+	  corruption.folder=$(BASE)/model/vae
+	$(PY) -m planner.ship task=$(TASK) world_model=$(BASE)-longer \
+	  slowfast_loop.temp_lora=$(RUNS)/slowfast_loop/$(TASK) \
 	  inverse_dynamics=$(RUNS)/inverse_dynamics/$(TASK)
+
+SMALL = $(RUNS)/make_loop/$(TASK)
+loop: $(VENV)/.installed
+	$(PY) -m envs.collect task=$(TASK) episodes=96 path=$(SMALL)/data
+	$(PY) -m world_model.slowfast_loop task=$(TASK) data=$(SMALL)/data iterations=8 batch_size=8 every=2 \
+	  probe_episodes=2 run_dir=$(SMALL)/loop
+	$(PY) -m planner.evaluate task=$(TASK) episodes=6 chunks=20 batch_size=6 \
+	  "rows=[do_nothing,no_memory,temp_lora_no_loop,full]" loop_weights.temp_lora=$(SMALL)/loop/model \
+	  run_dir=$(SMALL)/table results=$(SMALL) page=$(SMALL)/results.md
 
 clean:
 	rm -rf $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find $(PACKAGES) tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help install demo test test-fast check format weights clean
+.PHONY: help install demo test test-fast check format weights loop clean
