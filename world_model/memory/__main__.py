@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from omegaconf import DictConfig
@@ -19,7 +19,7 @@ from tasks.commands import OptionError, integer, main
 from tasks.shipped import weights_folder
 from world_model.device import pick_device
 from world_model.memory.adapter import ADAPTER, MANIFEST, from_adapter, read_manifest, read_tensors
-from world_model.memory.base import MemoryFileError
+from world_model.memory.base import AnyMemory, MemoryFileError
 from world_model.memory.history import LAST, saved_chunks, undo
 from world_model.memory.lora import LoraWeights
 from world_model.memory.temp_lora import IDENTITY, NAMES, TempLora
@@ -89,7 +89,7 @@ def compare(a: Path, b: Path, cfg: DictConfig) -> list[str]:
         objective=objective,
     )
     folder = weights_folder(cfg.weights, cfg.task.name, "world_model", memory.name)
-    model = WorldModel.from_pretrained(folder, memory, pick_device(cfg.device))
+    model = WorldModel.from_pretrained(folder, cast(AnyMemory, memory), pick_device(cfg.device))
     memory.require({key: of_a[key] for key in IDENTITY}, f"{a} against weights={folder}")
     weights = [w.to(model.device) for w in (theta_a, theta_b)]
     memory.injector.check(weights[0])

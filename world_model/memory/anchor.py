@@ -37,10 +37,8 @@ class FrameEncoder(nn.Module):
             nn.Conv2d(hidden, hidden, 3, padding=1),
             nn.AdaptiveAvgPool2d(grid),
         )
-        self.project = nn.Sequential(
-            nn.Flatten(), nn.Linear(hidden * grid**2, width), nn.SiLU(), nn.Linear(width, tokens * width)
-        )
-        last = self.project[-1]
+        last = nn.Linear(width, tokens * width)
+        self.project = nn.Sequential(nn.Flatten(), nn.Linear(hidden * grid**2, width), nn.SiLU(), last)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
 
