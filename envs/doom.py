@@ -10,6 +10,7 @@ a place looks the same when it is seen again.
 from __future__ import annotations
 
 import importlib.util
+import shlex
 import shutil
 import tempfile
 from contextlib import chdir, contextmanager
@@ -274,6 +275,14 @@ class DoomEnv(TaskEnv):
         game.set_doom_map(self._lump.lower())
         folder = tempfile.mkdtemp(prefix="doom-")  # the engine keeps files of its own where it starts
         game.set_doom_config_path(str(Path(folder) / "vizdoom.ini"))
+        engine = Path(viz.__file__).parent / "vizdoom"
+        if engine.is_file() and shutil.which(
+            "setpriv"
+        ):  # Linux: it must not outlive a Python that was killed
+            leash = Path(folder) / "vizdoom.sh"
+            leash.write_text(f'#!/bin/sh\nexec setpriv --pdeathsig KILL {shlex.quote(str(engine))} "$@"\n')
+            leash.chmod(0o700)
+            game.set_vizdoom_path(str(leash))
         game.set_screen_resolution(getattr(viz.ScreenResolution, SIZES[self._rows]))
         game.set_screen_format(viz.ScreenFormat.RGB24)
         game.set_window_visible(False)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -280,6 +282,38 @@ def test_without_vizdoom_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "vizdoom", None)
     with pytest.raises(DoomError, match=r"pip install 'vizdoom>=1\.3'"):
         doom.load_vizdoom()
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None or not Path("/proc").is_dir(), reason="Linux's setpriv")
+def test_the_engine_does_not_outlive_a_python_that_was_killed():
+    code = (
+        "from envs.doom import DoomEnv; env = DoomEnv(image_size=16); env.reset(seed=0)\n"
+        "print(env._game.get_instance_id(), flush=True); input()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=REPO, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout
+    instance = process.stdout.readline().strip()
+
+    def engines() -> list[Path]:
+        commands = [p for p in Path("/proc").glob("[0-9]*/cmdline") if p.exists()]
+        return [p for p in commands if instance.encode() in _read(p)]
+
+    assert instance and engines()
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 30
+    while engines() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert engines() == []
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # it ended in the meantime
+        return b""
 
 
 # --- the command -------------------------------------------------------------------------------
