@@ -121,7 +121,7 @@ def load_result(folder: Path, seed: int) -> PlanResult | None:
         Score(**record["imagined_score"]),
         tuple(record["errors"]),
         record["seconds"],
-        tuple(record["effect"]),
+        tuple(record.get("effect", ())),
         tuple(record.get("notes", ())),
     )  # fmt: skip
 
