@@ -143,8 +143,8 @@ class RLBenchEnv(RemoteEnv):
             return self._frame, 0.0, False, True, self._info(reply)
         terminated = bool(reply.get("terminated", False))
         self._over = SOLVED if terminated else ""
-        error = reply.get("refused") or (None if terminated else self._blocked(target[:3]))
-        return self._frame, float(reply.get("reward", 0.0)), terminated, False, self._info(error)
+        told = reply.get("refused") or (None if terminated else self._blocked(target[:3]))
+        return self._frame, float(reply.get("reward", 0.0)), terminated, False, self._info(told)
 
     # --- more than gymnasium -----------------------------------------------------------------
 

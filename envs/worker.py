@@ -139,12 +139,14 @@ class Worker:
                 start_new_session=True,  # Ctrl-C is ours to hear; and the whole group can be killed
             )
         except OSError as error:
-            os.close(self._requests), os.close(self._replies)
+            os.close(self._requests)
+            os.close(self._replies)
             raise MissingSimulatorError(
                 f"env={self.name}: {command[0]} can't be started ({error.strerror}); {self.advice}"
             ) from None
         finally:
-            os.close(theirs), os.close(replies)
+            os.close(theirs)
+            os.close(replies)
         self._stop = weakref.finalize(self, _end, self._process, mark, self._requests, self._replies)
         os.set_blocking(self._requests, False)
         self.starts += 1

@@ -445,7 +445,8 @@ def test_the_stand_ins_have_the_signatures_of_the_real_ones():
         root = Path(os.environ[variable]) / package
         real |= {f"{package}.{name}": args for name, args in signatures(root).items()}
     wrong = []
-    for name, args in signatures(FAKES).items():
+    ours = {name: args for name, args in signatures(FAKES).items() if name.startswith(("pyrep", "rlbench"))}
+    for name, args in ours.items():
         last = name.split(".")[-1]
         if name.startswith(OURS) or last == "item" or (last.startswith("_") and last != "__init__"):
             continue

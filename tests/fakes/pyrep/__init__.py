@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pyrep.world import FAULTS, TABLE, WORLD, log, misbehave
+from faults import FAULTS, log, misbehave
+
+from pyrep.world import TABLE, WORLD
 
 __version__ = "4.1.0.3"
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
+from faults import FAULTS
 from pyrep import PyRep
-from pyrep.world import FAULTS
 
 from rlbench.backend.scene import Robot, Scene
 from rlbench.observation_config import ObservationConfig

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
-from pyrep.world import FAULTS, log, misbehave
+from faults import FAULTS, log, misbehave
 
 from rlbench.backend.exceptions import TaskEnvironmentError
 

@@ -1,6 +1,7 @@
 import numpy as np
+from faults import fault
 from pyrep.errors import ConfigurationPathError
-from pyrep.world import BASE, REACH, TABLE, fault
+from pyrep.world import BASE, REACH, TABLE
 
 from rlbench.backend.exceptions import InvalidActionError
 

@@ -1,5 +1,5 @@
 import numpy as np
-from pyrep.world import log
+from faults import log
 
 
 class Discrete:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+from faults import FAULTS, log
 from pyrep.objects.object import Object
 from pyrep.objects.vision_sensor import VisionSensor
-from pyrep.world import BASE, DOWN, FAULTS, TABLE, WORLD, log
+from pyrep.world import BASE, DOWN, TABLE, WORLD
 
 HOME = np.array([0.2785, -0.0082, 1.4720])
 

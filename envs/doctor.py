@@ -1,0 +1,274 @@
+"""Checks which simulators run here and prints the lines that install the others.
+
+    python -m envs.doctor
+    python -m envs.doctor rlbench=~/envs/rlbench/bin/python minerl=~/envs/minerl/bin/python
+
+Each backend gets one line: ready, or what is missing; below a missing one stand the lines to run. RLBench
+and MineRL are looked for under the interpreters given (those of ``env.python=``), else under this one. The
+exit code is 0 whatever is found.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from envs.minerl_env import java_variables
+from envs.rlbench_env import coppelia_variables
+from tasks.commands import ROOT, OptionError, one_line
+
+PYREP = "git+https://github.com/stepjam/PyRep.git@8f420be8064b1970aae18a9cfbc978dfb15747ef"
+RLBENCH = "git+https://github.com/stepjam/RLBench.git@02720bba4c73fe02eb75df946b8791b806028a9d"
+MINERL = "git+https://github.com/minerllabs/minerl.git@8268ee99329ab45793859050d95352d35274532b"
+COPPELIASIM = "https://downloads.coppeliarobotics.com/V4_1_0/CoppeliaSim_Edu_V4_1_0_Ubuntu20_04.tar.xz"
+LIBRARY = "libcoppeliaSim.so"
+XVFB = "sudo apt-get install xvfb"
+PROBE = Path(__file__).with_name("doctor_probe.py")
+SECONDS = 300  # for one import or one picture, on a slow disk
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is known of one backend: what it is, what is wrong (nothing: it is ready), what to run."""
+
+    backend: str
+    about: str
+    problems: tuple[str, ...] = ()
+    lines: tuple[str, ...] = ()
+
+    def text(self) -> str:
+        state = f"missing  {'; '.join(self.problems)}" if self.problems else f"ready    {self.about}"
+        return "\n".join([f"{self.backend:<9} {state}", *(f"            {line}" for line in self.lines)])
+
+
+# --- the embedded simulators -------------------------------------------------------------------
+
+
+def embedded(backend: str, code: str, package: str) -> Finding:
+    """Whether a simulator of this interpreter starts and draws a picture."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        stdin=subprocess.DEVNULL,
+    )
+    if done.returncode == 0:
+        return Finding(backend, done.stdout.strip().splitlines()[-1])
+    said = [line.strip() for line in done.stderr.splitlines() if line.strip()] or [
+        f"exit code {done.returncode}"
+    ]
+    text = re.sub(r"^[\w.]*\b(\w+(?:Error|Exception)): ", r"\1: ", said[-1])
+    lines = [f"{sys.executable} -m pip install '{package}'"]
+    if "OpenGL" in text or "EGL" in text:
+        lines = ["sudo apt-get install libegl1 libgl1 libgles2    # or libosmesa6"]
+    return Finding(backend, "", (text,), tuple(lines))
+
+
+def tabletop() -> Finding:
+    code = "from envs.tabletop import TabletopEnv as E; e = E(image_size=8); e.reset(seed=0); import os; "
+    code += "print(e.name, 'renders on', os.environ.get('MUJOCO_GL', 'the display'))"
+    return embedded("tabletop", code, "mujoco>=3.3")
+
+
+def doom() -> Finding:
+    code = "from envs.doom import DoomEnv as E; e = E(image_size=8); e.reset(seed=0); print(e.name)"
+    return embedded("doom", code, "vizdoom>=1.3")
+
+
+# --- those with an interpreter of their own ----------------------------------------------------
+
+
+def probe(python: str, modules: Sequence[str], environ: Mapping[str, str]) -> dict[str, Any] | str:
+    """What :mod:`envs.doctor_probe` finds under an interpreter, or why it can't be asked."""
+    path = shutil.which(os.path.expanduser(python))
+    if path is None:
+        return f"{python} is no interpreter"
+    try:
+        done = subprocess.run(
+            [path, str(PROBE), *modules],
+            env={**os.environ, **environ},
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            stdin=subprocess.DEVNULL,
+        )
+        return json.loads(done.stdout)
+    except subprocess.TimeoutExpired:
+        return f"{path} did not import {', '.join(modules)} in {SECONDS} s"
+    except ValueError:
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        return f"{path} fails at importing {', '.join(modules)}: {last}"
+
+
+def display_problem() -> str | None:
+    if os.environ.get("DISPLAY") or sys.platform != "linux" or shutil.which("xvfb-run"):
+        return None
+    return "no display: DISPLAY is not set and there is no xvfb-run"
+
+
+def rlbench(python: str) -> Finding:
+    """CoppeliaSim's folder, PyRep, RLBench, what clashes with them, a display."""
+    root = os.environ.get("COPPELIASIM_ROOT")
+    problems, lines = coppelia_problems(root)
+    found = probe(python, ("pyrep", "rlbench"), coppelia_variables(root))
+    if isinstance(found, str):
+        problems.append(found)
+        lines += rlbench_install(root)
+    else:
+        wrong = rlbench_problems(found, python)
+        problems += wrong
+        lines += rlbench_install(root) if wrong else []
+    if display_problem():
+        problems.append(str(display_problem()))
+        lines.append(XVFB)
+    if problems:
+        return Finding("rlbench", "", tuple(problems), tuple(dict.fromkeys(lines)))
+    version = found["versions"]["rlbench"] if isinstance(found, dict) else ""
+    return Finding("rlbench", f"RLBench {version} under {python}, CoppeliaSim in {root}")
+
+
+def coppelia_problems(root: str | None) -> tuple[list[str], list[str]]:
+    """What is wrong with CoppeliaSim's folder, and the lines that put it right."""
+    folder = "$HOME/CoppeliaSim"
+    fetch = f"mkdir -p {folder} && wget -O- {COPPELIASIM} | tar -xJ -C {folder} --strip-components 1"
+    if not root:
+        return ["COPPELIASIM_ROOT is not set"], [fetch, *exports(folder)]
+    if not Path(root).is_dir():
+        return [f"COPPELIASIM_ROOT={root} is no folder"], [fetch, *exports(folder)]
+    if not (Path(root) / LIBRARY).is_file():
+        return [f"COPPELIASIM_ROOT={root} holds no {LIBRARY}; CoppeliaSim Edu 4.1.0 does"], [
+            fetch,
+            *exports(folder),
+        ]
+    if not os.access(root, os.W_OK):
+        return [f"COPPELIASIM_ROOT={root} can't be written; PyRep writes into it when it is installed"], [
+            f"sudo chown -R $USER {root}"
+        ]
+    return [], []
+
+
+def exports(root: str) -> list[str]:
+    """What must stand in the shell before PyRep is installed; env=rlbench needs the first alone."""
+    return [
+        f"export COPPELIASIM_ROOT={root}",
+        "export LD_LIBRARY_PATH=$LD_LIBRARY_PATH:$COPPELIASIM_ROOT",
+        "export QT_QPA_PLATFORM_PLUGIN_PATH=$COPPELIASIM_ROOT",
+    ]
+
+
+def rlbench_install(root: str | None) -> list[str]:
+    return [
+        *(exports(root) if root else []),
+        "conda env create -f environment-rlbench.yml",
+        f"conda run -n slowfast-rlbench pip install --no-build-isolation '{PYREP}'",
+        f"conda run -n slowfast-rlbench pip install --no-deps '{RLBENCH}'",
+        "python -m envs.doctor rlbench=$(conda run -n slowfast-rlbench which python)",
+    ]
+
+
+def rlbench_problems(found: dict[str, Any], python: str) -> list[str]:
+    problems = []
+    if "pyrep" in found["files"] and "PyRep" not in found["attributes"]["pyrep"]:
+        problems.append(f"the pyrep under {python} is another project (PyPI's): pip uninstall pyrep")
+    problems += [f"{error} (importing {name} under {python})" for name, error in found["errors"].items()]
+    if found["versions"]["opencv-python"]:
+        problems.append(
+            "opencv-python breaks CoppeliaSim's Qt: pip uninstall opencv-python, take the headless one"
+        )
+    return problems
+
+
+def minerl(python: str) -> Finding:
+    """MineRL 1.0 and its Minecraft, a JDK 8, old enough gym and numpy, a display."""
+    problems, lines = [], []
+    found = probe(python, ("minerl",), {"MALMO_MINECRAFT_OUTPUT_LOGDIR": os.devnull})
+    wrong = [found] if isinstance(found, str) else minerl_problems(found, python)
+    jdk = jdk_problem(python)
+    problems += [*wrong, *([jdk] if jdk else [])]
+    if problems:
+        lines += [
+            "conda env create -f environment-minerl.yml    # with JDK 8",
+            f"conda run -n slowfast-minerl pip install '{MINERL}'    # builds Minecraft: some minutes",
+            "python -m envs.doctor minerl=$(conda run -n slowfast-minerl which python)",
+        ]
+    if display_problem():
+        problems.append(str(display_problem()))
+        lines.append(XVFB)
+    about = "" if isinstance(found, str) else f"MineRL {found['versions']['minerl']} under {python}"
+    return Finding("minerl", about, tuple(problems), tuple(lines))
+
+
+def minerl_problems(found: dict[str, Any], python: str) -> list[str]:
+    versions = found["versions"]
+    problems = [f"{error} (importing minerl under {python})" for error in found["errors"].values()]
+    if versions["minerl"] and not versions["minerl"].startswith("1."):
+        problems.append(f"MineRL {versions['minerl']} can't be built any more; expected 1.0 from git")
+    if versions["gym"] and not (0, 19) <= numbers(versions["gym"]) <= (0, 23, 99):
+        problems.append(f"gym {versions['gym']}: MineRL 1.0 takes 0.19 to 0.23.1")
+    if versions["minerl"] and numbers(versions["numpy"] or "0") >= (1, 24):
+        problems.append(f"numpy {versions['numpy']}: MineRL 1.0 asks for less than 1.24")
+    folder = found["files"].get("minerl")
+    if folder and not (Path(folder) / "MCP-Reborn/launchClient.sh").is_file():
+        problems.append(f"Minecraft was not built: no {folder}/MCP-Reborn/launchClient.sh")
+    return problems
+
+
+def jdk_problem(python: str) -> str | None:
+    """Why there is no JDK 8 for an interpreter: its own comes before PATH's."""
+    javac = shutil.which("javac", path=java_variables(python).get("PATH"))
+    if javac is None:
+        return "no JDK 8: javac is not on PATH (a JRE alone won't do)"
+    done = subprocess.run([javac, "-version"], capture_output=True, text=True, timeout=SECONDS)
+    said = (done.stdout + done.stderr).strip()
+    return None if "javac 1.8." in said else f"no JDK 8: {javac} says {said!r}"
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """``1.23.5`` to ``(1, 23, 5)``; what is no number ends it."""
+    return tuple(int(part) for part in re.match(r"\d+(?:\.\d+)*|", version)[0].split(".") if part)  # type: ignore[index]
+
+
+# --- the command -------------------------------------------------------------------------------
+
+
+def options(argv: Sequence[str]) -> dict[str, str]:
+    """``rlbench=PYTHON`` and ``minerl=PYTHON``; OptionError for anything else."""
+    pythons = {"rlbench": sys.executable, "minerl": sys.executable}
+    for text in argv:
+        key, equals, value = text.partition("=")
+        if key not in pythons or not equals or not value:
+            raise OptionError(f"unknown option {text!r}; have: rlbench=PYTHON, minerl=PYTHON")
+        pythons[key] = value
+    return pythons
+
+
+def findings(pythons: Mapping[str, str]) -> list[Callable[[], Finding]]:
+    return [tabletop, doom, lambda: rlbench(pythons["rlbench"]), lambda: minerl(pythons["minerl"])]
+
+
+def main(argv: Sequence[str]) -> int:
+    if {"-h", "--help"} & set(argv):
+        print(__doc__)
+        return 0
+    try:
+        checks = findings(options(argv))
+    except OptionError as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return error.code
+    for check in checks:
+        print(check().text(), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

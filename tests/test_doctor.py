@@ -1,0 +1,250 @@
+"""`python -m envs.doctor`: one line a backend, and the exact lines to run."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from test_rlbench import FAKES
+
+from envs import doctor
+from envs.doctor import (
+    Finding,
+    coppelia_problems,
+    jdk_problem,
+    minerl,
+    minerl_problems,
+    options,
+    probe,
+    rlbench,
+)
+from envs.doctor import numbers as version_numbers
+from envs.minerl_env import java_variables
+from tasks.commands import OptionError
+
+ROOT = Path(__file__).resolve().parents[1]
+YAMLS = {name: ROOT / f"environment-{name}.yml" for name in ("rlbench", "minerl")}
+
+
+@pytest.fixture
+def clean(monkeypatch):
+    for name in ("COPPELIASIM_ROOT", "LD_LIBRARY_PATH", "DISPLAY", "PYTHONPATH"):
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
+@pytest.fixture
+def javac(tmp_path):
+    """Makes a folder with an interpreter and a javac that says a version."""
+
+    def make(says: str) -> str:
+        folder = tmp_path / says / "bin"
+        folder.mkdir(parents=True)
+        (folder / "python").symlink_to(sys.executable)
+        (folder / "javac").write_text(f"#!/bin/sh\necho 'javac {says}' >&2\n")
+        (folder / "javac").chmod(0o755)
+        return str(folder / "python")
+
+    return make
+
+
+@pytest.fixture
+def coppelia(tmp_path):
+    folder = tmp_path / "CoppeliaSim"
+    folder.mkdir()
+    (folder / "libcoppeliaSim.so").touch()
+    return folder
+
+
+# --- the command -------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_command_ends_with_0_and_gives_each_backend_its_line():
+    done = subprocess.run(
+        [sys.executable, "-m", "envs.doctor"], cwd=ROOT, capture_output=True, text=True, timeout=280
+    )
+    assert done.returncode == 0 and done.stderr == ""
+    heads = [line.split()[:2] for line in done.stdout.splitlines() if not line.startswith(" ")]
+    assert [head[0] for head in heads] == ["tabletop", "doom", "rlbench", "minerl"]
+    assert all(head[1] in ("ready", "missing") for head in heads)
+    if importlib.util.find_spec("rlbench") is None:
+        assert "rlbench   missing" in done.stdout and doctor.RLBENCH in done.stdout
+
+
+def test_an_unknown_option_is_one_line():
+    assert options(["minerl=/x/python"])["minerl"] == "/x/python"
+    assert options([])["rlbench"] == sys.executable
+    for wrong in ("doom=python", "rlbench", "rlbench="):
+        with pytest.raises(OptionError, match="have: rlbench=PYTHON, minerl=PYTHON"):
+            options([wrong])
+    assert doctor.main(["--help"]) == 0
+    assert doctor.main(["nonsense=1"]) == 2
+
+
+def test_a_finding_is_one_line_and_its_commands_stand_below():
+    assert Finding("doom", "ViZDoom 1.3").text() == "doom      ready    ViZDoom 1.3"
+    text = Finding("minerl", "", ("no JDK 8", "no display"), ("conda …", "apt …")).text()
+    assert text.splitlines() == [
+        "minerl    missing  no JDK 8; no display",
+        " " * 12 + "conda …",
+        " " * 12 + "apt …",
+    ]
+
+
+def test_an_embedded_simulator_that_fails_names_its_error():
+    good = doctor.embedded("doom", "print('ViZDoom 9')", "vizdoom")
+    assert good == Finding("doom", "ViZDoom 9")
+    bad = doctor.embedded("doom", "import no_such_module", "vizdoom>=1")
+    assert bad.problems == ("ModuleNotFoundError: No module named 'no_such_module'",)
+    assert bad.lines == (f"{sys.executable} -m pip install 'vizdoom>=1'",)
+    blind = doctor.embedded("tabletop", "raise RuntimeError('no OpenGL here')", "mujoco")
+    assert "libegl1" in blind.lines[0]
+
+
+# --- RLBench -----------------------------------------------------------------------------------
+
+
+def test_coppeliasim_s_folder(tmp_path, coppelia):
+    assert coppelia_problems(str(coppelia)) == ([], [])
+    for root, expected in (
+        (None, "COPPELIASIM_ROOT is not set"),
+        (str(tmp_path / "nowhere"), "is no folder"),
+        (str(tmp_path), "holds no libcoppeliaSim.so"),
+    ):
+        [problem], lines = coppelia_problems(root)
+        assert expected in problem
+        assert doctor.COPPELIASIM in lines[0] and [line.split("=")[0] for line in lines[1:]] == [
+            "export COPPELIASIM_ROOT",
+            "export LD_LIBRARY_PATH",
+            "export QT_QPA_PLATFORM_PLUGIN_PATH",
+        ]
+
+
+def test_rlbench_is_ready_where_all_of_it_is_there(clean, coppelia):
+    clean.setenv("PYTHONPATH", str(FAKES))
+    clean.setenv("COPPELIASIM_ROOT", str(coppelia))
+    clean.setenv("DISPLAY", ":1")
+    found = rlbench(sys.executable)
+    assert found.problems == () and found.lines == () and str(coppelia) in found.about
+
+
+@pytest.mark.parametrize(
+    ("faults", "expected"),
+    [
+        ({"wrong_pyrep": 1}, "another project (PyPI's): pip uninstall pyrep"),
+        ({"no_library": 1}, "libcoppeliaSim.so.1: cannot open shared object file"),
+    ],
+)
+def test_what_is_wrong_with_pyrep(clean, coppelia, faults, expected):
+    clean.setenv("PYTHONPATH", str(FAKES))
+    clean.setenv("FAKE_SIMULATOR", json.dumps(faults))
+    clean.setenv("COPPELIASIM_ROOT", str(coppelia))
+    clean.setenv("DISPLAY", ":1")
+    found = rlbench(sys.executable)
+    assert expected in "; ".join(found.problems) and any(doctor.PYREP in line for line in found.lines)
+    assert "\n" not in found.text().splitlines()[0]
+
+
+def test_opencv_s_clash_and_a_missing_display(clean, coppelia):
+    found = {"versions": {"opencv-python": "4.10"}, "files": {}, "attributes": {}, "errors": {}}
+    assert "opencv-python breaks CoppeliaSim's Qt" in doctor.rlbench_problems(found, "python")[0]
+    clean.setattr(doctor.shutil, "which", lambda *a, **k: None)
+    clean.setattr(doctor.sys, "platform", "linux")
+    assert "no display" in str(doctor.display_problem())
+    assert "is no interpreter" in str(probe("/nowhere/python", ("json",), {}))
+
+
+def test_the_probe_survives_what_it_imports(tmp_path, clean):
+    (tmp_path / "chatty.py").write_text("print('hello')\n")
+    (tmp_path / "broken.py").write_text("raise KeyError('no\\nkey')\n")
+    (tmp_path / "deadly.py").write_text("import os\nos.abort()\n")
+    clean.setenv("PYTHONPATH", str(tmp_path))
+    found = probe(sys.executable, ("chatty", "broken"), {})
+    assert found["errors"] == {"broken": "KeyError: 'no\\nkey'"} and found["files"]["chatty"] == str(tmp_path)
+    assert found["versions"]["numpy"] and found["python"] == list(sys.version_info[:2])
+    assert "fails at importing deadly: exit code -6" in str(probe(sys.executable, ("deadly",), {}))
+
+
+# --- MineRL ------------------------------------------------------------------------------------
+
+
+def test_a_jdk_8_is_asked_for(javac, clean, tmp_path):
+    assert jdk_problem(javac("1.8.0_462")) is None
+    assert "says 'javac 17.0.15'" in str(jdk_problem(javac("17.0.15")))
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    (alone / "python").symlink_to(sys.executable)
+    clean.setenv("PATH", str(tmp_path / "empty"))
+    assert "javac is not on PATH" in str(jdk_problem(str(alone / "python")))
+
+
+def test_the_interpreter_s_own_jdk_is_used(javac):
+    python = javac("1.8.0_1")
+    folder = os.path.dirname(python)
+    variables = java_variables(python)
+    assert variables["PATH"].split(os.pathsep)[0] == folder
+    assert variables["JAVA_HOME"] == os.path.dirname(folder)
+    assert (
+        "JAVA_HOME" not in java_variables(sys.executable) or Path(sys.executable).with_name("javac").exists()
+    )
+    assert java_variables("/nowhere/python") == {}
+
+
+def test_minerl_s_clashes(tmp_path):
+    def found(**versions):
+        known = dict.fromkeys(("minerl", "gym", "numpy"), None) | versions
+        return {"versions": known, "errors": {}, "files": {}, "attributes": {}}
+
+    assert minerl_problems(found(minerl="1.0.2", gym="0.23.1", numpy="1.23.5"), "python") == []
+    for versions, expected in (
+        ({"minerl": "0.4.4"}, "MineRL 0.4.4 can't be built any more"),
+        ({"gym": "0.26.2"}, r"gym 0.26.2: MineRL 1.0 takes"),
+        ({"minerl": "1.0.2", "numpy": "1.26.4"}, "numpy 1.26.4: MineRL 1.0 asks for less than 1.24"),
+    ):
+        [problem] = minerl_problems(found(**versions), "python")
+        assert expected in problem
+    unbuilt = found() | {"files": {"minerl": str(tmp_path)}}
+    assert "Minecraft was not built" in minerl_problems(unbuilt, "python")[0]
+    (tmp_path / "MCP-Reborn").mkdir()
+    (tmp_path / "MCP-Reborn/launchClient.sh").touch()
+    assert minerl_problems(unbuilt, "python") == []
+    assert version_numbers("1.23.5rc1") == (1, 23, 5) and version_numbers("x") == ()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("minerl") is not None, reason="minerl is installed here")
+def test_a_missing_minerl_names_the_lines(clean, javac):
+    found = minerl(javac("1.8.0_2"))
+    assert "No module named 'minerl'" in found.problems[0] or "is no" in found.problems[0]
+    assert any(doctor.MINERL in line for line in found.lines) and "environment-minerl.yml" in found.lines[0]
+
+
+# --- what is printed is what is in the files ---------------------------------------------------
+
+
+def test_the_environment_files_say_what_the_doctor_says():
+    for name, pins in (("rlbench", (doctor.PYREP, doctor.RLBENCH)), ("minerl", (doctor.MINERL,))):
+        text = YAMLS[name].read_text("utf-8")
+        made = yaml.safe_load(text)
+        assert made["name"] == f"slowfast-{name}"
+        assert "python=3.10" in made["dependencies"]
+        assert all(re.search(r"@[0-9a-f]{40}$", pin) and f"'{pin}'" in text for pin in pins)
+    lines = [*coppelia_problems(None)[1], *doctor.rlbench_install(None)]
+    told = YAMLS["rlbench"].read_text("utf-8")
+    assert [line for line in lines if line not in told and "envs.doctor" not in line] == []
+    pip = yaml.safe_load(told)["dependencies"][-1]["pip"]
+    assert not any(entry.startswith(("pyrep", "opencv-python")) for entry in pip)
+
+
+def test_every_line_is_a_shell_command():
+    for line in [*coppelia_problems(None)[1], *doctor.rlbench_install("/opt/sim"), doctor.XVFB]:
+        assert shlex.split(line)
+        assert subprocess.run(["sh", "-n", "-c", line]).returncode == 0
