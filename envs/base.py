@@ -27,12 +27,19 @@ class TaskEnv(gymnasium.Env):
     ``info``: ``positions`` ``(N, 3)`` float64 of ``names`` in the task's unit, for measurement and the
     scripted expert only; ``names``; ``error`` (str or None); after a reset also ``layout``; ``lost`` once
     the simulator is gone and the episode must not be scored.
+
+    Attributes:
+        name: of the simulator and its version.
+        names: of the things that have a position.
+        camera: the one that takes the frames, if it stands still.
+        walls: ``(S, 4)`` lines x1 y1 x2 y2 that nobody passes, in the task's unit, to draw.
     """
 
     name: str
     task: Task
     names: tuple[str, ...]
-    camera: Camera
+    camera: Camera | None = None
+    walls: np.ndarray = np.zeros((0, 4))
 
     @property
     def action_spec(self) -> ActionSpec:

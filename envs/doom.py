@@ -111,6 +111,7 @@ class DoomEnv(TaskEnv):
         self.names, self.render_mode = (AGENT,), render_mode
         self._wad, self._lump = wad_of(self.task.map, wad)
         self._check_map()
+        self.walls = self.task.floor_plan.lines
         self._rows = min(rows for rows in SIZES if rows >= image_size)
         self._average = box_weights(self._rows, image_size)
         self.action_space = self.action_box()

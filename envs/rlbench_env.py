@@ -78,6 +78,8 @@ class RLBenchEnv(RemoteEnv):
         step_timeout: seconds for one action, planning included.
     """
 
+    camera: Camera
+
     def __init__(
         self,
         task: Task | None = None,

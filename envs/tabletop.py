@@ -137,6 +137,7 @@ class TabletopEnv(TaskEnv):
             so that an edge between two pixels shows.
     """
 
+    camera: Camera
     metadata = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012 (gymnasium's own type)
 
     def __init__(self, task: Task | None = None, image_size: int = 64, render_mode: str | None = "rgb_array"):

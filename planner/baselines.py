@@ -3,32 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from envs.base import TaskEnv
 from envs.collect import record
 from inverse_dynamics.model import InverseDynamics
+from planner.loop import Running, execute, explore, score_executed
 from tasks import Episode, Layout, Score, Task
-from tasks.cube_return import CUBE_HALF, ZONE_HIGH, ZONE_LOW, CubeReturn
+
+
+def scored(task: Task, layout: Layout, track: np.ndarray) -> Score:
+    """The score of a ``(T, N, 3)`` track on which everything stands free."""
+    return task.score(track, np.ones(track.shape[:2], bool), layout.names, layout.plan)
 
 
 def do_nothing(task: Task, layout: Layout) -> Score:
-    """A robot that never moves: no cube is displaced, each counts with the way it was told to go."""
-    track = np.stack([layout.starts, layout.starts])
-    return task.score(track, np.ones(track.shape[:2], bool), layout.names, layout.plan)
+    """Nobody moves, once what the expert explores is done."""
+    return scored(task, layout, task.idle_track(layout))
 
 
 def constant_guess(task: Task, layout: Layout) -> Score:
-    """Flawless hands without a memory: every cube goes out, and back to the middle of the zone."""
-    if not isinstance(task, CubeReturn):
-        raise ValueError(f"the constant guess knows cube_return's zone, not task={task.name}")
-    out, back = layout.starts.copy(), layout.starts.copy()
-    for cube, target in task.moves(layout.plan).items():
-        out[layout.names.index(cube)] = task.place(target)
-        back[layout.names.index(cube)] = [*(ZONE_LOW + ZONE_HIGH) / 2, CUBE_HALF]
-    track = np.stack([layout.starts, out, back])
-    return task.score(track, np.ones(track.shape[:2], bool), layout.names, layout.plan)
+    """Flawless hands without a memory. Raises ValueError for a task without such a guess."""
+    track = task.constant_guess_track(layout)
+    if track is None:
+        raise ValueError(f"task={task.name} has no constant guess; leave that row out")
+    return scored(task, layout, track)
+
+
+def random_walk(env: TaskEnv, layout: Layout, seed: int) -> Score:
+    """The expert explores, then every chunk is drawn blindly. Raises ValueError for a task without such."""
+    task, rng = env.task, np.random.default_rng([seed, 20241101])
+    frame, info = env.reset(seed=layout.seed, options={"layout": layout})
+    running = Running(env, layout, layout.plan, [frame], [info["positions"]])
+    for k in range(len(layout.plan)):
+        if k < task.explored(layout.plan):
+            explore(running, k)
+            continue
+        actions = task.random_chunk(rng)
+        if actions is None:
+            raise ValueError(f"task={task.name} has no blind chunks; leave the row random_walk out")
+        execute(running, actions)
+    return score_executed(running)[1]
+
+
+def has_row(task: Task, name: str) -> bool:
+    """Whether a task has a baseline: some have no constant guess, or nothing to draw blindly."""
+    if name == "constant_guess":
+        return task.constant_guess_track(task.layout(task.heldout_seeds[0])) is not None
+    return name != "random_walk" or task.random_chunk(np.random.default_rng(0)) is not None
 
 
 def expert_episode(env: TaskEnv, layout: Layout) -> Episode:
@@ -40,29 +64,28 @@ def expert_episode(env: TaskEnv, layout: Layout) -> Episode:
 
 
 def true_frames(env: TaskEnv, layout: Layout, episode: Episode, reader: InverseDynamics) -> Score:
-    """The ceiling: actions read off the expert's true frames, executed from the start."""
+    """The ceiling: actions read off the expert's true frames, executed from the start; what is explored
+    first stays the expert's own."""
     actions = reader.actions(episode.frames[None])[0]
+    explored = env.task.explored(layout.plan) * env.task.chunk_frames
+    actions[:explored] = episode.actions[:explored]
     frame, info = env.reset(seed=layout.seed, options={"layout": layout})
-    frames, positions = [frame], [info["positions"]]
-    for action in actions:
-        frame, _, _, _, info = env.step(action)
-        frames.append(frame)
-        positions.append(info["positions"])
-    track = np.stack(positions).astype(np.float32)
-    done = Episode(np.stack(frames), actions, (), track, tuple(env.names))
-    return env.task.score(done.positions, env.task.released(done), done.names, layout.plan)
+    running = Running(env, layout, layout.plan, [frame], [info["positions"]])
+    execute(running, actions)
+    return score_executed(running)[1]
 
 
-def row_of(score: Score, seed: int) -> dict:
+def row_of(score: Score, seed: int) -> dict[str, Any]:
     """A baseline's episode as the other rows have it."""
-    return {
+    row = {
         "seed": seed,
         "executed_distance": score.distance,
         "distances": dict(score.distances),
         "displaced": dict(score.displaced),
         "success": score.success,
     }
+    return row | ({"details": dict(score.details)} if score.details else {})
 
 
-def rows_of(scores: Sequence[Score], seeds: Sequence[int]) -> list[dict]:
+def rows_of(scores: Sequence[Score], seeds: Sequence[int]) -> list[dict[str, Any]]:
     return [row_of(score, seed) for score, seed in zip(scores, seeds, strict=True)]

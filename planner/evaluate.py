@@ -19,10 +19,18 @@ from typing import Any
 from omegaconf import DictConfig, open_dict
 from tqdm import tqdm
 
-from planner.baselines import constant_guess, do_nothing, expert_episode, rows_of, true_frames
+from planner.baselines import (
+    constant_guess,
+    do_nothing,
+    expert_episode,
+    has_row,
+    random_walk,
+    rows_of,
+    true_frames,
+)
 from planner.instruments import autoencoded, locating_error, next_chunk_error, reading_error
 from planner.parts import Parts, assemble
-from planner.records import aggregate, summary_row
+from planner.records import aggregate, details_of, summary_row
 from planner.run import held_out_seeds, run_batches
 from planner.statistics import mean_interval, share_interval
 from tasks import Score
@@ -30,7 +38,7 @@ from tasks.commands import ROOT, CommandError, OptionError, RunDir, integer, mai
 from tasks.files import write_json
 from tasks.shipped import weights_folder
 
-BASELINES = ("do_nothing", "constant_guess", "true_frames")
+BASELINES = ("do_nothing", "constant_guess", "random_walk", "true_frames")
 
 
 @dataclass(frozen=True)
@@ -94,6 +102,7 @@ def baseline_row(name: str, parts: Parts, seeds: Sequence[int]) -> dict[str, Any
     ways: dict[str, Callable[[Any], Score]] = {
         "do_nothing": lambda layout: do_nothing(parts.task, layout),
         "constant_guess": lambda layout: constant_guess(parts.task, layout),
+        "random_walk": lambda layout: random_walk(env, layout, layout.seed),
         "true_frames": lambda layout: true_frames(
             env, layout, expert_episode(env, layout), parts.inverse_dynamics
         ),
@@ -104,6 +113,7 @@ def baseline_row(name: str, parts: Parts, seeds: Sequence[int]) -> dict[str, Any
         "imagined": None,
         "displaced": share_interval([d for r in rows for d in r["displaced"].values()]),
         "success": share_interval([r["success"] for r in rows]),
+        **details_of(rows),
         "episodes": rows,
     }
 
@@ -165,14 +175,16 @@ def run(cfg: DictConfig) -> None:
     for name in rows:
         if name in MODEL_ROWS:
             row_weights(MODEL_ROWS[name], cfg, cfg.task.name)
-    run_dir = RunDir.open(
-        "evaluate", cfg, ignore=("device", "rows", "results", "page", "chunks", "loop_weights")
-    )
+    ignored = ("device", "rows", "results", "page", "chunks", "loop_weights", "locator")
+    run_dir = RunDir.open("evaluate", cfg, ignored)  # the locator is the task's
     with open_dict(cfg):
         cfg.memory, cfg.condition_on, cfg.instruction = cfg.memories.none, "imagined", None
     parts = assemble(cfg, 1)
     seeds = held_out_seeds(parts.task.heldout_seeds, cfg.seed, episodes)
     for name in rows:
+        if name in BASELINES and not has_row(parts.task, name):
+            print(f"row {name} left out: task={parts.task.name} has none")
+            continue
         path = run_dir / "finished" / f"{name}.json"
         if not path.is_file():
             print(f"row {name}")
@@ -190,6 +202,7 @@ def run(cfg: DictConfig) -> None:
     result = {
         "task": parts.task.name,
         "unit": parts.task.unit,
+        "measured": parts.task.measured,
         "provenance": provenance(parts, cfg),
         "instruments": json.loads(measured.read_text()),
         "rows": table,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from inverse_dynamics.model import InverseDynamics
-from planner.locate import CubeLocator
+from planner.locator import Locator
 from tasks import Episode, Subgoal
 from world_model.model import WorldModel
 
@@ -20,54 +20,53 @@ def autoencoded(model: WorldModel, frames: np.ndarray) -> np.ndarray:
 def reading_error(
     reader: InverseDynamics, episodes: Sequence[Episode], frames: Sequence[np.ndarray]
 ) -> dict[str, float]:
-    """Error of the read-off gripper pose against the expert's command, mm, and the gripper's accuracy."""
+    """Error of the actions read off frames against the expert's: of a gripper's pose, mm, with the gripper's
+    accuracy; of a camera, degrees, with the share of frames whose keys are all right."""
     read = np.concatenate([reader.actions(f[None])[0] for f in frames])
     told = np.concatenate([e.actions for e in episodes])
-    error = 1000 * np.linalg.norm(read[:, :3] - told[:, :3], axis=1)
-    return {
-        "median_mm": float(np.median(error)),
-        "mean_mm": float(error.mean()),
-        "p90_mm": float(np.quantile(error, 0.9)),
-        "gripper": float(np.mean((read[:, -1] > 0.5) == (told[:, -1] > 0.5))),
-        "n": len(error),
-    }
+    binary = reader.spec.indices("binary")
+    right = ((read[:, binary] > 0.5) == (told[:, binary] > 0.5)).all(1)
+    if at := reader.spec.indices("position"):
+        figures = _spread(1000 * np.linalg.norm(read[:, at] - told[:, at], axis=1), "mm")
+        return {**figures, "gripper": float(np.mean(right)), "n": len(read)}
+    at = reader.spec.indices("degrees")
+    figures = _spread(np.linalg.norm(read[:, at] - told[:, at], axis=1), "degrees")
+    return {**figures, "keys": float(np.mean(right)), "n": len(read)}
 
 
 def locating_error(
-    locator: CubeLocator, episodes: Sequence[Episode], frames: Sequence[np.ndarray]
+    locator: Locator, episodes: Sequence[Episode], frames: Sequence[np.ndarray]
 ) -> dict[str, float]:
-    """Error of the located cubes against the truth at the frames that end a chunk, mm, and the share not
-    found; cubes in the gripper are left out."""
-    errors, lost = [], []
-    for episode, shown in zip(episodes, frames, strict=True):
-        ends = [0, *(s.stop for s in episode.segments)]
-        found = locator.locate(shown[ends])
-        true = np.stack([episode.position(n) for n in locator.names], 1)[ends]
-        standing = np.abs(true[..., 2] - locator.cube_half) < 0.005
-        distance = 1000 * np.linalg.norm(found - true, axis=-1)[standing]
-        lost += np.isnan(distance).tolist()
-        errors += distance[np.isfinite(distance)].tolist()
+    """Error of the located things against the truth where a chunk ends, in the locator's unit, and the
+    share not found."""
+    pairs = zip(episodes, frames, strict=True)
+    errors = locator.scale * np.concatenate([locator.errors(e, shown) for e, shown in pairs])
+    lost = np.isnan(errors)
+    return {**_spread(errors[~lost], locator.unit), "lost": float(np.mean(lost)), "n": len(lost)}
+
+
+def _spread(errors: np.ndarray, unit: str) -> dict[str, float]:
+    if not len(errors):
+        return dict.fromkeys((f"median_{unit}", f"mean_{unit}", f"p90_{unit}"), float("nan"))
     return {
-        "median_mm": float(np.median(errors)),
-        "mean_mm": float(np.mean(errors)),
-        "p90_mm": float(np.quantile(errors, 0.9)),
-        "lost": float(np.mean(lost)),
-        "n": len(lost),
+        f"median_{unit}": float(np.median(errors)),
+        f"mean_{unit}": float(errors.mean()),
+        f"p90_{unit}": float(np.quantile(errors, 0.9)),
     }
 
 
 def next_chunk_error(
     model: WorldModel,
-    locator: CubeLocator,
+    locator: Locator,
     episodes: Sequence[Episode],
     plans: Sequence[Sequence[Subgoal]],
     chunks: int,
 ) -> dict[str, dict[str, float]]:
     """Imagined next chunks from true past frames, against copying the last frame.
 
-    PSNR (dB) of the chunk's frames, and for chunks that put a cube down the distance of the cube in the
-    last frame from the truth, px and mm, and the share not found; ``put`` and ``return`` apart, for only a
-    memory can tell where to return a cube.
+    PSNR (dB) of the chunk's frames, and for chunks that leave a thing somewhere its distance from the truth
+    in the last frame, in the locator's unit (and px), and the share not found; each kind of subgoal apart,
+    for only a memory can tell where a return leads.
     """
     errors: dict[str, list[float]] = {"imagined": [], "copied": []}
     landed: dict[tuple[str, str], list[float]] = {}
@@ -83,28 +82,20 @@ def next_chunk_error(
             shown = {"imagined": made, "copied": np.repeat(past[-1:], len(truth), 0)}
             for name, frames in shown.items():
                 errors[name].append(float(((frames.astype(np.float64) - truth) ** 2).mean()))
-                if subgoal.kind != "pick":
-                    index = locator.names.index(subgoal.object)
-                    found = locator.locate(frames[-1:])[0, index]
-                    true = episode.position(subgoal.object)[segment.stop]
-                    landed.setdefault((name, subgoal.kind), []).append(
-                        float(1000 * np.linalg.norm(found - true))
-                    )
+                gap = locator.chunk_error(episode, segment, subgoal, frames)
+                if gap is not None:
+                    landed.setdefault((name, subgoal.kind), []).append(locator.scale * gap)
             done += 1
-    pixel = 1000 * locator.camera.metres_per_pixel(
-        np.array([*np.mean(episodes[0].position(locator.names[0]), 0)])
-    )
+    pixel = locator.pixel(episodes[0])
     out = {
         n: {"psnr": float(10 * np.log10(255**2 / np.mean(e))), "chunks": len(e)} for n, e in errors.items()
     }
     for (name, kind), values in landed.items():
         found = np.array(values)[np.isfinite(values)]
-        out[name] |= {
-            f"{kind}_median_mm": float(np.median(found)) if len(found) else float("nan"),
-            f"{kind}_median_px": float(np.median(found) / pixel) if len(found) else float("nan"),
-            f"{kind}_lost": float(np.mean(~np.isfinite(values))),
-            f"{kind}_n": len(values),
-        }
+        middle = float(np.median(found)) if len(found) else float("nan")
+        out[name] |= {f"{kind}_median_{locator.unit}": middle}
+        out[name] |= {f"{kind}_median_px": middle / pixel} if pixel else {}
+        out[name] |= {f"{kind}_lost": float(np.mean(~np.isfinite(values))), f"{kind}_n": len(values)}
     return out
 
 

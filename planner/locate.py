@@ -13,6 +13,10 @@ from itertools import product
 
 import numpy as np
 
+from envs.base import TaskEnv
+from inverse_dynamics.model import InverseDynamics
+from planner.locator import Located
+from tasks import Episode, Segment, Subgoal, Task
 from tasks.camera import Camera
 
 CHANNELS = {"red": 0, "green": 1, "blue": 2}
@@ -52,6 +56,9 @@ class CubeLocator:
         cube_half: half the cube's edge, m; also the height of its centre.
     """
 
+    unit = "mm"
+    scale = 1000.0
+
     def __init__(
         self,
         camera: Camera,
@@ -66,6 +73,60 @@ class CubeLocator:
         self.camera, self.names, self.cube_half = camera, tuple(names), float(cube_half)
         self._channels = [CHANNELS[c] for c in colours]
         self._fit()
+
+    @classmethod
+    def of_parts(cls, task: Task, env: TaskEnv, reader: InverseDynamics) -> CubeLocator:
+        """As a configuration makes it: the task's objects, seen by the env's camera."""
+        if env.camera is None:
+            raise ValueError(f"cubes are located by a camera that stands still; env={env.name} has none")
+        return cls(env.camera, task.vocabulary.objects)
+
+    # --- an episode ----------------------------------------------------------------------------
+
+    def follow(self, frames: np.ndarray, starts: np.ndarray, plan: Sequence[Subgoal]) -> Located:
+        """A cube stands free at the end of a chunk that lets go of it; where it is not found then, or is
+        partly hidden, it counts as never displaced, or as where it was seen last."""
+        located = self.locate_in_full_view(frames)
+        chunk = (len(frames) - 1) // len(plan)
+        released = np.zeros(located.shape[:2], bool)
+        ends = [chunk * (i + 1) for i in range(len(plan))]
+        for end, subgoal in zip(ends, plan, strict=True):
+            if subgoal.kind != "pick":
+                released[end, self.names.index(subgoal.object)] = True
+        released &= np.isfinite(located).all(-1)
+        track = located.copy()
+        track[0] = starts
+        for t in range(1, len(track)):
+            lost = ~np.isfinite(track[t]).all(-1)
+            track[t, lost] = track[t - 1, lost]
+        last = {s.object: end for end, s in zip(ends, plan, strict=True) if s.kind == "return"}
+        for cube, end in last.items():
+            n = self.names.index(cube)
+            track[end:, n], released[end:, n] = track[end, n], released[end, n]
+        return Located(located, track, released)
+
+    def errors(self, episode: Episode, frames: np.ndarray) -> np.ndarray:
+        """At the frames that end a chunk; cubes in the gripper are left out."""
+        ends = [0, *(s.stop for s in episode.segments)]
+        found = self.locate(frames[ends])
+        true = np.stack([episode.position(n) for n in self.names], 1)[ends]
+        standing = np.abs(true[..., 2] - self.cube_half) < 0.005
+        return np.linalg.norm(found - true, axis=-1)[standing]
+
+    def chunk_error(
+        self, episode: Episode, segment: Segment, subgoal: Subgoal, frames: np.ndarray
+    ) -> float | None:
+        """Of a cube that was just put down."""
+        if subgoal.kind == "pick":
+            return None
+        found = self.locate(frames[-1:])[0, self.names.index(subgoal.object)]
+        return float(np.linalg.norm(found - episode.position(subgoal.object)[segment.stop]))
+
+    def pixel(self, episode: Episode) -> float | None:
+        centre = np.mean(episode.position(self.names[0]), 0)
+        return float(self.scale * self.camera.metres_per_pixel(np.array([*centre])))
+
+    # --- frames --------------------------------------------------------------------------------
 
     def locate(self, frames: np.ndarray) -> np.ndarray:
         """``(T, H, W, 3)`` uint8 frames to ``(T, N, 3)`` m; NaN where a cube is not found."""

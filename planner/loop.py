@@ -1,7 +1,8 @@
 """Closed loop over a batch of environments: decompose, imagine, read actions, execute, remember.
 
 Paper, Sections 3.4 and 4.2: each subgoal is one imagined chunk; the inverse dynamics model reads the
-action between every two consecutive frames; the environment executes it; the chunk goes into memory.
+action between every two consecutive frames; the environment executes it; the chunk goes into memory. What a
+task lets the expert explore first is not imagined: the camera's frames of it go into memory.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from typing import Literal
 import numpy as np
 
 from envs.base import EpisodeLostError, TaskEnv
+from envs.expert import expert_actions
 from inverse_dynamics.model import InverseDynamics
 from planner.decomposer.base import Decomposer
-from planner.locate import CubeLocator
+from planner.locator import Locator
 from tasks import Episode, Layout, Score, Segment, Subgoal, Task
 from world_model.model import Chunk, Rollout, WorldModel
 
@@ -32,10 +34,11 @@ class PlanResult:
     Attributes:
         layout: where it began.
         plan: the validated subgoals.
-        imagined: ``(1 + nF, H, W, 3)`` uint8; the first frame is the camera's.
+        imagined: ``(1 + nF, H, W, 3)`` uint8; the first frame is the camera's, and so are those of the
+            chunks that were explored.
         executed: frames, actions and true positions.
-        located: ``(1 + nF, N, 3)`` positions that ``planner.locate`` reads off the imagined frames; NaN
-            where it finds no cube in full view.
+        located: ``(1 + nF, N, 3)`` positions that the locator reads off the imagined frames; NaN where it
+            finds nothing that it can place.
         score: of the executed episode.
         imagined_score: of the located positions.
         errors: per action that could not be carried out, its reason.
@@ -114,13 +117,21 @@ def execute(running: Running, actions: np.ndarray) -> None:
         running.actions.append(np.asarray(action, np.float32))
 
 
+def explore(running: Running, k: int) -> None:
+    """Let the expert carry out chunk k of the plan."""
+    now, home = (
+        dict(zip(running.env.names, p, strict=True)) for p in (running.positions[-1], running.positions[0])
+    )
+    execute(running, expert_actions(running.env.task, now, running.plan[k], home, running.plan, k))
+
+
 def run_episodes(
     envs: Sequence[TaskEnv],
     seeds: Sequence[int],
     decomposer: Decomposer,
     world_model: WorldModel,
     inverse_dynamics: InverseDynamics,
-    locator: CubeLocator,
+    locator: Locator,
     condition_on: ConditionOn = "imagined",
     instruction: str | None = None,
     on_chunk: Callable[[int, int], None] | None = None,
@@ -142,13 +153,12 @@ def run_episodes(
     clock = Clock()
     with clock.part("reset"):
         running = [begin(e, s, decomposer, instruction) for e, s in zip(envs, seeds, strict=True)]
-    order: list[list[int]] = []
-    for length in sorted({len(r.plan) for r in running}):
-        order.append([i for i, r in enumerate(running) if len(r.plan) == length])
+    shapes = [(r.env.task.explored(r.plan), len(r.plan)) for r in running]
+    order = [[i for i, s in enumerate(shapes) if s == shape] for shape in sorted(set(shapes))]
     total, done = sum(len(running[g[0]].plan) for g in order), 0
     effects: dict[int, tuple[float, ...]] = {}
     for group in order:
-        members = [running[i] for i in group]
+        members, explored = [running[i] for i in group], shapes[group[0]][0]
         with clock.part("encode"):
             rollout = world_model.start(np.stack([r.executed[0] for r in members]), [seeds[i] for i in group])
         if load_memory:
@@ -156,7 +166,10 @@ def run_episodes(
         if save_memory:
             world_model.save_memory(rollout, save_memory)
         for k in range(len(members[0].plan)):
-            rollout = _one_chunk(members, k, rollout, world_model, inverse_dynamics, condition_on, clock)
+            if k < explored:
+                rollout = _explored_chunk(members, k, rollout, world_model, clock)
+            else:
+                rollout = _one_chunk(members, k, rollout, world_model, inverse_dynamics, condition_on, clock)
             if save_memory:
                 world_model.save_memory(rollout, save_memory)
             done += 1
@@ -167,6 +180,19 @@ def run_episodes(
         results = [_result(r, locator) for r in running]
     share = {name: round(s / len(running), 4) for name, s in clock.seconds.items()}
     return [replace(r, seconds=share, effect=effects[i]) for i, r in enumerate(results)]
+
+
+def _explored_chunk(
+    members: list[Running], k: int, rollout: Rollout, world_model: WorldModel, clock: Clock
+) -> Rollout:
+    with clock.part("explore"):
+        for r in members:
+            before = len(r.executed)
+            explore(r, k)
+            r.imagined.extend(r.executed[before:])
+    seen = np.stack([np.stack(r.executed[before:]) for r in members])
+    with clock.part("remember"):
+        return world_model.observe(rollout, [r.plan[k] for r in members], seen)
 
 
 def _one_chunk(
@@ -198,7 +224,8 @@ def _observed(members: list[Running], chunk: Chunk) -> np.ndarray:
     return np.stack([np.stack(r.executed[-count:]) for r in members])
 
 
-def _result(running: Running, locator: CubeLocator) -> PlanResult:
+def score_executed(running: Running) -> tuple[Episode, Score]:
+    """What was done, as an episode, and its score."""
     task: Task = running.env.task
     chunk = (len(running.executed) - 1) // len(running.plan)
     executed = Episode(
@@ -209,9 +236,13 @@ def _result(running: Running, locator: CubeLocator) -> PlanResult:
         tuple(running.env.names),
         {"task": task.name, "env": running.env.name, "seed": running.layout.seed},
     )
-    score = task.score(executed.positions, task.released(executed), executed.names, running.plan)
+    return executed, task.score(executed.positions, task.released(executed), executed.names, running.plan)
+
+
+def _result(running: Running, locator: Locator) -> PlanResult:
+    executed, score = score_executed(running)
     imagined = np.stack(running.imagined)
-    located, imagined_score = score_located(task, imagined, running, locator)
+    located, imagined_score = score_located(running.env.task, imagined, running, locator)
     return PlanResult(
         running.layout,
         running.plan,
@@ -226,26 +257,8 @@ def _result(running: Running, locator: CubeLocator) -> PlanResult:
 
 
 def score_located(
-    task: Task, imagined: np.ndarray, running: Running, locator: CubeLocator
+    task: Task, imagined: np.ndarray, running: Running, locator: Locator
 ) -> tuple[np.ndarray, Score]:
-    """Score what the imagined frames show. A cube stands free at the end of a chunk that lets go of it;
-    where it is not found then, or is partly hidden, it counts as never displaced, or as where it was seen last."""
-    names = task.vocabulary.objects
-    located = locator.locate_in_full_view(imagined)
-    chunk = (len(imagined) - 1) // len(running.plan)
-    released = np.zeros(located.shape[:2], bool)
-    ends = [chunk * (i + 1) for i in range(len(running.plan))]
-    for end, subgoal in zip(ends, running.plan, strict=True):
-        if subgoal.kind != "pick":
-            released[end, names.index(subgoal.object)] = True
-    released &= np.isfinite(located).all(-1)
-    track = located.copy()
-    track[0] = running.layout.starts
-    for t in range(1, len(track)):
-        lost = ~np.isfinite(track[t]).all(-1)
-        track[t, lost] = track[t - 1, lost]
-    last = {s.object: end for end, s in zip(ends, running.plan, strict=True) if s.kind == "return"}
-    for cube, end in last.items():
-        n = names.index(cube)
-        track[end:, n], released[end:, n] = track[end, n], released[end, n]
-    return located, task.score(track, released, names, running.plan)
+    """The positions that the imagined frames show, and their score."""
+    seen = locator.follow(imagined, running.layout.starts, running.plan)
+    return seen.positions, task.score(seen.track, seen.released, locator.names, running.plan)

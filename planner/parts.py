@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from envs.base import TaskEnv
 from inverse_dynamics.model import InverseDynamics
 from planner.decomposer.base import Decomposer
-from planner.locate import CubeLocator
+from planner.locator import Locator
 from tasks import Task
 from tasks.commands import ROOT, CommandError
 from tasks.shipped import weights_folder
@@ -28,12 +28,17 @@ class Parts:
     decomposer: Decomposer
     world_model: WorldModel
     inverse_dynamics: InverseDynamics
-    locator: CubeLocator
+    locator: Locator
     header: dict[str, str]
 
 
 def assemble(cfg: DictConfig, count: int) -> Parts:
     """Open every part of ``cfg``; ``count`` environments."""
+    if cfg.get("locator") is None:
+        raise CommandError(
+            f"task={cfg.task.name}: nothing is known that reads positions off its frames; write a locator and "
+            "its configs/locator/TASK.yaml"
+        )
     task: Task = hydra.utils.instantiate(cfg.task)
     make_env = hydra.utils.instantiate(cfg.env)
     memory = hydra.utils.instantiate(cfg.memory)
@@ -66,7 +71,7 @@ def assemble(cfg: DictConfig, count: int) -> Parts:
         "decomposer": str(cfg.decomposer["_target_"]).rpartition(".")[2],
         "device": str(device),
     }
-    locator = CubeLocator(envs[0].camera, task.vocabulary.objects)
+    locator = hydra.utils.instantiate(cfg.locator)(task=task, env=envs[0], reader=reader)
     return Parts(task, envs, hydra.utils.instantiate(cfg.decomposer), world_model, reader, locator, header)
 
 

@@ -17,8 +17,8 @@ ARRAYS = ("imagined", "located")
 
 
 def summary_row(result: PlanResult) -> dict[str, Any]:
-    """What ``result.json`` says of one episode."""
-    return {
+    """What ``result.json`` says of one episode; ``details`` only where the task has some."""
+    row = {
         "seed": result.layout.seed,
         "instruction": result.layout.instruction,
         "plan": [s.text for s in result.plan],
@@ -28,42 +28,51 @@ def summary_row(result: PlanResult) -> dict[str, Any]:
         "success": result.score.success,
         "distances": dict(result.score.distances),
         "imagined_distances": dict(result.imagined_score.distances),
-        "imagined_lost": lost_cubes(result),
+        "imagined_lost": lost_things(result),
         "notes": list(result.notes),
         "errors": list(result.errors),
         "seconds": result.seconds,
         "effect": list(result.effect),
     }
+    return row | ({"details": dict(result.score.details)} if result.score.details else {})
 
 
-def lost_cubes(result: PlanResult) -> dict[str, bool]:
-    """Per returned cube, whether it is not to be found in the frame that ends its return."""
+def lost_things(result: PlanResult) -> dict[str, bool]:
+    """Per returned thing, whether it is not to be found in the frame that ends its return."""
     names = result.layout.names
     chunk = (len(result.imagined) - 1) // len(result.plan)
     ends = {s.object: chunk * (i + 1) for i, s in enumerate(result.plan) if s.kind == "return"}
-    return {cube: bool(np.isnan(result.located[end, names.index(cube)]).any()) for cube, end in ends.items()}
+    return {name: bool(np.isnan(result.located[end, names.index(name)]).any()) for name, end in ends.items()}
 
 
 def aggregate(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The figures of a run: executed and imagined distance, displaced, success, cubes lost, seconds."""
+    """The figures of a run: executed and imagined distance, displaced, success, things lost, seconds, and the
+    task's details."""
     displaced = [d for r in rows for d in r["displaced"].values()]
     moved = [r["distances"][c] for r in rows for c, d in r["displaced"].items() if d]
     lost = [v for r in rows for v in r["imagined_lost"].values()]
     parts = {p for r in rows for p in r["seconds"]}
     effects = [r["effect"] for r in rows if r["effect"]]
     updates = range(min((len(e) for e in effects), default=0))
-    return {
+    total = {
         "executed": mean_interval([r["executed_distance"] for r in rows]),
         "imagined": mean_interval([r["imagined_distance"] for r in rows]),
         "executed_over_displaced": mean_interval(moved) if moved else None,
         "displaced": share_interval(displaced),
         "success": share_interval([r["success"] for r in rows]),
-        "imagined_lost": share_interval(lost),
+        "imagined_lost": share_interval(lost) if lost else None,
         "seconds_per_episode": {
             p: float(np.mean([r["seconds"].get(p, 0.0) for r in rows])) for p in sorted(parts)
         },
         "effect": [float(np.mean([e[k] for e in effects])) for k in updates],
     }
+    return total | details_of(rows)
+
+
+def details_of(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """``{"details": {name: interval}}`` over episodes whose task has some, else nothing."""
+    found = [r["details"] for r in rows if r.get("details")]
+    return {"details": {k: mean_interval([d[k] for d in found]) for k in found[0]}} if found else {}
 
 
 def save_result(folder: Path, result: PlanResult) -> None:

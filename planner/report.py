@@ -9,7 +9,7 @@ import base64
 import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import NamedTuple
@@ -17,12 +17,16 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from planner.map_plot import draw_map
 from planner.path_plot import draw_paths
 from planner.report_style import STYLE
 from planner.video import side_by_side, write_gif, write_mp4
-from tasks import Task
+from tasks import Subgoal, Task
 from tasks.camera import Camera
 from tasks.files import write_text
+
+SEEN = "Both paths on the table, as the camera sees them: what is lifted appears further back."
+MAPPED = "From above: the way out, and the way back as it was imagined and as it was executed."
 
 
 class Interval(NamedTuple):
@@ -65,6 +69,8 @@ class EpisodeReport:
         seconds: wall-clock per part, in the order to show.
         notes: how the decomposer read open words.
         errors: of the env: actions that could not be carried out, and why.
+        plan: the subgoals.
+        details: further figures of the task's score.
     """
 
     seed: int
@@ -83,6 +89,8 @@ class EpisodeReport:
     seconds: Mapping[str, float]
     notes: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()
+    plan: tuple[Subgoal, ...] = ()
+    details: Mapping[str, float] = field(default_factory=dict)
 
 
 def write_report(
@@ -90,11 +98,12 @@ def write_report(
     header: Mapping[str, str],
     summary: Summary,
     episodes: Sequence[EpisodeReport],
-    camera: Camera,
+    camera: Camera | None,
     task: Task,
     places: Mapping[str, np.ndarray] | None = None,
     media: int = 4,
     fps: float = 4.0,
+    walls: np.ndarray | None = None,
 ) -> Path:
     """Write ``report.html``, and beside it ``media/episode_<seed>.mp4``, ``.gif`` and ``_paths.png``.
 
@@ -103,11 +112,13 @@ def write_report(
         header: the run's named parts (env, model, memory, …), in order.
         summary: over all episodes.
         episodes: all of them; the first ``media`` get clips, never the best ones.
-        camera: that took the executed frames.
+        camera: that took the executed frames, if it stood still: paths are then drawn as it sees them. Else
+            they are drawn on a map.
         task: gives unit, tolerance and name.
         places: named places to draw, ``(2,)`` or ``(3,)``.
         media: how many episodes get clips.
         fps: frames a second of the clips.
+        walls: ``(S, 4)`` lines of the map.
 
     Returns:
         The path of the page.
@@ -118,16 +129,24 @@ def write_report(
     if not episodes or summary.n < 1:
         raise ValueError("a report needs at least one episode")
     run_dir = Path(run_dir)
-    shown = [
-        (e, _make_media(run_dir / "media", e, camera, task, places or {}, fps)) for e in episodes[:media]
-    ]
+    shown = []
+    for e in episodes[:media]:
+        stem = _make_clips(run_dir / "media", e, fps)
+        if camera is None:
+            _draw_map(stem, e, task, np.zeros((0, 4)) if walls is None else walls)
+        else:
+            draw_paths(
+                f"{stem}_paths.png", camera, e.names, e.starts, e.executed_track, e.imagined_track,
+                places or {}, task.tolerance,
+            )  # fmt: skip
+        shown.append((e, stem))
     asked = episodes[0].instruction if len(episodes) == 1 else task.instruction
     body = [
         f"<header><p class=kicker>{escape(task.name)}</p><h1>{_headline(summary, task)}</h1>"
         f"<p class=ask>{escape(asked)}</p></header>",
         _cards(summary, task),
         _parts(header),
-        *(_episode(e, stem, task) for e, stem in shown),
+        *(_episode(e, stem, task, SEEN if camera else MAPPED) for e, stem in shown),
         _table(episodes, task, {e.seed for e, _ in shown}),
     ]
     title = f"{task.name}: {summary.n} episode{'s' if summary.n != 1 else ''}"
@@ -147,24 +166,19 @@ def length(value: float, unit: str) -> str:
     return f"{value * 1000:.0f} mm" if unit == "m" else f"{value:.2f} {unit}"
 
 
-def _make_media(
-    folder: Path, e: EpisodeReport, camera: Camera, task: Task, places: Mapping, fps: float
-) -> Path:
+def _make_clips(folder: Path, e: EpisodeReport, fps: float) -> Path:
     stem = folder / f"episode_{e.seed}"
     clip = side_by_side(e.imagined, e.executed, e.captions)
     write_mp4(stem.with_suffix(".mp4"), clip, fps)
     write_gif(stem.with_suffix(".gif"), clip, fps)
-    draw_paths(
-        f"{stem}_paths.png",
-        camera,
-        e.names,
-        e.starts,
-        e.executed_track,
-        e.imagined_track,
-        places,
-        task.tolerance,
-    )
     return stem
+
+
+def _draw_map(stem: Path, e: EpisodeReport, task: Task, walls: np.ndarray) -> None:
+    explored = task.explored(e.plan) * task.chunk_frames
+    places = task.landmarks(e.starts, e.plan)
+    tracks = e.executed_track[:, 0, :2], e.imagined_track[:, 0, :2]
+    draw_map(f"{stem}_paths.png", walls, places, *tracks, explored, task.tolerance, task.unit)
 
 
 # --- pieces of the page ----------------------------------------------------------------------------
@@ -174,7 +188,7 @@ def _headline(s: Summary, task: Task) -> str:
     done = round(s.success.mean * s.n)
     what = "all" if done == s.n and s.n > 1 else f"{done} of {s.n}"
     distance = length(s.executed.mean, task.unit)
-    return f"{what} episode{'s' if s.n != 1 else ''} succeeded, {distance} from the start on average"
+    return f"{what} episode{'s' if s.n != 1 else ''} succeeded, {distance} from {task.goal} on average"
 
 
 def _cards(s: Summary, task: Task) -> str:
@@ -197,9 +211,7 @@ def _cards(s: Summary, task: Task) -> str:
     )
     return (
         f'<section aria-label="Summary"><dl class=cards>{items}</dl>'
-        "<p class=note>Distance: between where a thing started and where it ended, mean over what the plan "
-        "returns. A thing that never left its place, or is lost, is a failure and counts with the distance "
-        "it was told to go. "
+        f"<p class=note>{escape(task.measured)} "
         "<b>Executed</b> is the truth in the simulator; <b>imagined</b> is read off the imagined frames. "
         f"{s.n} episode{'s' if s.n != 1 else ''}.</p></section>"
     )
@@ -210,7 +222,7 @@ def _parts(header: Mapping[str, str]) -> str:
     return f"<section><h2>What ran</h2><dl class=parts>{rows}</dl></section>"
 
 
-def _episode(e: EpisodeReport, stem: Path, task: Task) -> str:
+def _episode(e: EpisodeReport, stem: Path, task: Task, drawn: str) -> str:
     clip = _data(stem.with_suffix(".mp4").read_bytes(), "video/mp4")
     plot = _data(Path(f"{stem}_paths.png").read_bytes(), "image/png")
     ends = _ends(e, task)
@@ -221,8 +233,7 @@ def _episode(e: EpisodeReport, stem: Path, task: Task) -> str:
         f'aria-label="Imagined frames beside executed frames"></video>'
         "<figcaption>What the model imagined, beside what the robot did.</figcaption></figure>"
         f'<figure><img src="{plot}" alt="{escape(" ".join(ends), quote=True)}">'
-        "<figcaption>Both paths on the table, as the camera sees them: what is lifted appears further back."
-        "</figcaption></figure></div>"
+        f"<figcaption>{drawn}</figcaption></figure></div>"
         f"{_strip(e)}{_list('How the instruction was read', e.notes)}"
         f"{_list('Actions that could not be carried out', e.errors)}</section>"
     )
@@ -236,7 +247,8 @@ def _list(title: str, lines: Sequence[str]) -> str:
 
 
 def _ends(e: EpisodeReport, task: Task) -> list[str]:
-    """Where each returned thing ended; says so where the score counts another distance than that."""
+    """Where each returned thing ended; says so where the score counts another distance than that. Of a
+    waypoint that is no thing, its distance."""
 
     def said(name: str, track: np.ndarray, counted: float) -> str:
         gap = float(np.linalg.norm(track[-1, e.names.index(name)] - e.starts[e.names.index(name)]))
@@ -244,11 +256,15 @@ def _ends(e: EpisodeReport, task: Task) -> list[str]:
         same = abs(counted - gap) <= 0.1 * task.tolerance
         return where if same else f"{where}, counts as {length(counted, task.unit)}"
 
-    return [
-        f"{name}: {said(name, e.executed_track, counted)} "
-        f"(imagined: {said(name, e.imagined_track, e.imagined_distances[name])})."
-        for name, counted in e.executed_distances.items()
-    ]
+    ends = []
+    for name, counted in e.executed_distances.items():
+        dreamt = e.imagined_distances[name]
+        if name in e.names:
+            done = said(name, e.executed_track, counted)
+            ends.append(f"{name}: {done} (imagined: {said(name, e.imagined_track, dreamt)}).")
+        else:
+            ends.append(f"{name}: {length(counted, task.unit)} (imagined: {length(dreamt, task.unit)}).")
+    return ends + [f"{name.replace('_', ' ')}: {value:.2f}." for name, value in e.details.items()]
 
 
 def _strip(e: EpisodeReport) -> str:

@@ -15,6 +15,7 @@ from tasks.files import write_text
 NAMES = {
     "do_nothing": "do nothing (computed)",
     "constant_guess": "constant guess, flawless hands (computed)",
+    "random_walk": "random walk",
     "true_frames": "ceiling: true frames → inverse dynamics → env",
     "no_memory": "no memory, base",
     "no_memory_observed": "no memory, base, `condition_on=observed`",
@@ -33,6 +34,11 @@ NAMES = {
     "theta_off": "diagnostic: loop weights, Θ off",
 }
 
+MEASURED = (  # of results older than the key
+    "Distances are the mean over the cubes that the plan returns; a cube that never was 5 cm away and let go counts "
+    "with the outward way it was told to go."
+)
+
 
 def _interval(value: dict[str, float] | None, key: str = "mean", form: str = ".3f") -> str:
     if value is None:
@@ -47,10 +53,12 @@ def _effect(per_update: list[float] | None) -> str:
 
 def planning_table(result: dict[str, Any]) -> str:
     unit = result["unit"]
+    details = list(dict.fromkeys(d for row in result["rows"].values() for d in row.get("details", {})))
+    heads = "".join(f" {d.replace('_', ' ')} |" for d in details)
     lines = [
         f"| row | executed distance, {unit} | over displaced, {unit} | displaced | success "
-        f"| imagined distance, {unit} | cubes lost in the imagined end | effect of Θ | n |",
-        "|---|---|---|---|---|---|---|---|---|",
+        f"| imagined distance, {unit} | lost in the imagined end | effect of Θ | n |{heads}",
+        "|---|---|---|---|---|---|---|---|---|" + "---|" * len(details),
     ]
     for name in (n for n in NAMES if n in result["rows"]):
         row = result["rows"][name]
@@ -60,6 +68,7 @@ def planning_table(result: dict[str, Any]) -> str:
             f"| {_interval(row['displaced'], 'share', '.0%')} | {_interval(row['success'], 'share', '.0%')} "
             f"| {_interval(row['imagined'])} | {_interval(lost, 'share', '.0%')} "
             f"| {_effect(row.get('effect'))} | {row['executed']['n']} |"
+            + "".join(f" {_interval(row.get('details', {}).get(d))} |" for d in details)
         )
     return "\n".join(lines)
 
@@ -76,39 +85,40 @@ def seconds_table(result: dict[str, Any]) -> str:
 
 def instruments_table(result: dict[str, Any]) -> str:
     measured = result["instruments"]
-    lines = [
-        "| instrument | frames | median, mm | mean, mm | 90%, mm | else | n |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name, label in (
-        ("inverse_dynamics", "inverse dynamics, gripper pose"),
-        ("locate", "`planner.locate`, cube"),
-    ):
+    lines = ["| instrument | frames | median | mean | 90% | else | n |", "|---|---|---|---|---|---|---|"]
+    for name, label in (("inverse_dynamics", "inverse dynamics"), ("locate", "locator")):
         for frames, m in measured[name].items():
-            other = f"gripper {m['gripper']:.2%}" if "gripper" in m else f"not found {m['lost']:.1%}"
-            figures = " | ".join(f"{m[k]:.1f}" for k in ("median_mm", "mean_mm", "p90_mm"))
+            unit = next(k.removeprefix("median_") for k in m if k.startswith("median_"))
+            said = {"gripper": "gripper", "keys": "all keys", "lost": "not found"}
+            other = ", ".join(f"{text} {m[k]:.2%}" for k, text in said.items() if k in m)
+            digits = 1 if unit == "mm" else 2
+            figures = " | ".join(f"{m[f'{k}_{unit}']:.{digits}f} {unit}" for k in ("median", "mean", "p90"))
             lines.append(f"| {label} | {frames} | {figures} | {other} | {m['n']} |")
     return "\n".join(lines)
 
 
 def next_chunk_table(result: dict[str, Any]) -> str:
+    measured = result["instruments"]["next_chunk"]
+    kinds = list(
+        dict.fromkeys(k.removesuffix("_n") for m in measured.values() for k in m if k.endswith("_n"))
+    )
+    heads = "".join(f" {kind}: median | not found |" for kind in kinds)
     lines = [
-        "| next chunk from true past frames | PSNR, dB | cube put down, median | not found "
-        "| cube returned, median | not found | chunks |",
-        "|---|---|---|---|---|---|---|",
+        f"| next chunk from true past frames | PSNR, dB |{heads} chunks |",
+        "|---|---|" + "---|" * (2 * len(kinds) + 1),
     ]
-    for name, m in result["instruments"]["next_chunk"].items():
+    for name, m in measured.items():
         cells = []
-        for kind in ("put", "return"):
-            if f"{kind}_n" in m:
-                cells += [
-                    f"{m[f'{kind}_median_px']:.1f} px, {m[f'{kind}_median_mm']:.0f} mm",
-                    f"{m[f'{kind}_lost']:.0%} of {m[f'{kind}_n']}",
-                ]
-            else:
-                cells += ["–", "–"]
+        for kind in kinds:
+            units = [k.removeprefix(f"{kind}_median_") for k in m if k.startswith(f"{kind}_median_")]
+            figures = [
+                f"{m[f'{kind}_median_{u}']:.{0 if u == 'mm' else 2 if u == 'blocks' else 1}f} {u}"
+                for u in units
+            ]
+            cells.append(", ".join(figures) or "–")
+            cells.append(f"{m[f'{kind}_lost']:.0%} of {m[f'{kind}_n']}" if figures else "–")
         label = {"imagined": "imagined", "copied": "the last frame copied"}[name]
-        lines.append(f"| {label} | {m['psnr']:.1f} | {' | '.join(cells)} | {m['chunks']} |")
+        lines.append(f"| {label} | {m['psnr']:.1f} | {''.join(f'{c} | ' for c in cells)}{m['chunks']} |")
     return "\n".join(lines)
 
 
@@ -120,8 +130,7 @@ def section(result: dict[str, Any]) -> str:
 `{p["command"]}`; commit {p["commit"]}; {p["hardware"]}; {p["episodes"]} held-out layouts, seed {p["seed"]}, the
 same in every row; one training seed. {parts}.
 
-Distances are the mean over the cubes that the plan returns; a cube that never was 5 cm away and let go counts with
-the outward way it was told to go. Intervals: 95%, bootstrap over episodes for means, Clopper-Pearson for shares.
+{result.get("measured", MEASURED)} Intervals: 95%, bootstrap over episodes for means, Clopper-Pearson for shares.
 Effect of Θ: how much it changes the predicted noise of the newest chunk, ‖ε with − ε without‖ / ‖ε without‖, after
 the first and after the last chunk.
 

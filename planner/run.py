@@ -86,12 +86,17 @@ def episode_line(result: PlanResult, unit: str) -> str:
 def closing_lines(total: dict[str, Any], unit: str) -> list[str]:
     """What the command says last."""
     executed, imagined, moved, success = (total[k] for k in ("executed", "imagined", "displaced", "success"))
-    return [
+    details = total.get("details", {})
+    lines = [
         f"distance  executed {executed['mean']:.3f} {unit} [{executed['low']:.3f}, {executed['high']:.3f}]   "
         f"imagined {imagined['mean']:.3f} {unit} [{imagined['low']:.3f}, {imagined['high']:.3f}]   n={executed['n']}",
         f"displaced {moved['share']:.0%} of {moved['n']}   "
         f"success {success['share']:.0%} [{success['low']:.0%}, {success['high']:.0%}] of {success['n']} episodes",
     ]
+    said = [
+        f"{k.replace('_', ' ')} {v['mean']:.3f} [{v['low']:.3f}, {v['high']:.3f}]" for k, v in details.items()
+    ]
+    return [*lines, "   ".join(said)] if said else lines
 
 
 def report_of(result: PlanResult) -> EpisodeReport:
@@ -116,6 +121,8 @@ def report_of(result: PlanResult) -> EpisodeReport:
         seconds=result.seconds,
         notes=result.notes,
         errors=result.errors,
+        plan=plan,
+        details=result.score.details,
     )
 
 
@@ -149,6 +156,7 @@ def publish(run_dir: RunDir, parts: Parts, cfg: DictConfig, results: list[PlanRe
         parts.task,
         parts.task.places,
         cfg.media,
+        walls=parts.envs[0].walls,
     )
     return total
 
@@ -158,7 +166,7 @@ def run(cfg: DictConfig) -> None:
     integer(cfg, "seed", 0), integer(cfg, "media", 0)
     if cfg.condition_on not in ("imagined", "observed"):
         raise CommandError(f"condition_on={cfg.condition_on}: expected imagined or observed")
-    run_dir = RunDir.open("run", cfg, ignore=("device",))
+    run_dir = RunDir.open("run", cfg, ignore=("device", "locator"))  # the locator is the task's
     finished = run_dir / "result.json"
     if finished.is_file():
         stored = json.loads(finished.read_text())

@@ -33,7 +33,15 @@ from tasks.files import write_text
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
 PACKAGES = ("planner", "world_model", "inverse_dynamics", "envs", "tasks")
-TARGETED = ("task", "env", "memory", "decomposer", "model.text", "corruption")  # made by their _target_
+TARGETED = (
+    "task",
+    "env",
+    "memory",
+    "decomposer",
+    "locator",
+    "model.text",
+    "corruption",
+)  # made by their _target_
 INTERRUPTED = 130
 
 

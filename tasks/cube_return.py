@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import ClassVar
 
 import numpy as np
 
@@ -55,6 +56,10 @@ class CubeReturn(Task):
     chunk_frames: int = 4
     train_seeds: range = range(0, 1_000_000)
     heldout_seeds: range = range(1_000_000, 2_000_000)
+    measured: ClassVar[str] = (
+        "Distance: between where a thing started and where it ended, mean over what the plan returns. A thing "
+        "that never left its place, or is lost, is a failure and counts with the distance it was told to go."
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cubes", tuple(self.cubes))
@@ -183,6 +188,14 @@ class CubeReturn(Task):
 
     def moves(self, plan: Sequence[Subgoal]) -> dict[str, str]:
         return {s.object: s.target for s in plan if s.kind == "put" and s.target}
+
+    def constant_guess_track(self, layout: Layout) -> np.ndarray:
+        """Every cube goes out, and back to the middle of the zone."""
+        out, back = layout.starts.copy(), layout.starts.copy()
+        for cube, target in self.moves(layout.plan).items():
+            out[layout.names.index(cube)] = self.place(target)
+            back[layout.names.index(cube)] = [*(ZONE_LOW + ZONE_HIGH) / 2, CUBE_HALF]
+        return np.stack([layout.starts, out, back])
 
     # --- measuring ---------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -64,6 +64,12 @@ class PathRetrace(Task):
     chunk_frames: int = 4
     train_seeds: range = range(0, 1_000_000)
     heldout_seeds: range = range(1_000_000, 2_000_000)
+    goal: ClassVar[str] = "the waypoints"
+    measured: ClassVar[str] = (
+        "Distance: from each waypoint of the way out to the nearest point of the path that follows the way "
+        "out's last step, mean over the waypoints. A waypoint counts as reached if it is passed within the "
+        "tolerance and in the right order."
+    )
     floor_plan: FloorPlan = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -194,6 +200,12 @@ class PathRetrace(Task):
                 f"the plan has {back} steps back, but {out} steps out need {needed} (way_back={self.way_back})"
             )
 
+    def completed(self, plan: Sequence[Subgoal]) -> tuple[Subgoal, ...]:
+        """The way back takes as many steps as the way out asks for, however often it is told."""
+        out, back = self.explored(plan), [s for s in plan if s.kind == RETURN]
+        whole = self._plan([str(s.target) for s in plan[:out]])
+        return whole if back and tuple(plan[out:]) == tuple(back) else tuple(plan)
+
     def moves(self, plan: Sequence[Subgoal]) -> dict[str, str]:
         return {f"step {i}": str(s.target) for i, s in enumerate(plan[: self.explored(plan)], 1)}
 
@@ -232,6 +244,37 @@ class PathRetrace(Task):
         """``(W, 2)`` places, blocks, at which the chunks that walk out begin; the start comes first."""
         out = plan[: self.explored(plan)]
         return self.path(start, out)[:-1, :2][[s.kind == GO for s in out]]
+
+    def walked(self, start: np.ndarray, actions: np.ndarray) -> np.ndarray:
+        """The ``(1 + T, 3)`` poses that ``(T, A)`` actions lead through at walking speed on open ground:
+        each turns by the camera's yaw, then walks a stride in the direction of its keys."""
+        names, poses = self.action_spec.names, [np.array(start, np.float64)]
+        for action in np.asarray(actions, np.float64):
+            named = dict(zip(names, action.tolist(), strict=True))
+            way = np.array([named["right"] - named["left"], named["forward"] - named["back"]])
+            way *= self.stride / max(np.linalg.norm(way), 1.0)
+            yaw = poses[-1][2] + named["camera_yaw"]
+            c, s = np.cos(np.deg2rad(yaw)), np.sin(np.deg2rad(yaw))
+            east, north = way[0] * c + way[1] * s, way[1] * c - way[0] * s
+            poses.append(np.array([poses[-1][0] + east, poses[-1][1] + north, yaw]))
+        return np.stack(poses)
+
+    def landmarks(self, starts: np.ndarray, plan: Sequence[Subgoal]) -> dict[str, np.ndarray]:
+        return {str(i): place for i, place in enumerate(self.waypoints(starts[0], plan), 1)}
+
+    def idle_track(self, layout: Layout) -> np.ndarray:
+        """The way out, and then the last pose again for every frame of the way back."""
+        out = self.explored(layout.plan)
+        poses = self.poses(layout.start(AGENT), layout.plan[:out])
+        rest = self.chunk_frames * (len(layout.plan) - out)
+        return np.concatenate([poses, np.repeat(poses[-1:], rest, 0)])[:, None]
+
+    def random_chunk(self, rng: np.random.Generator) -> np.ndarray:
+        """A walk forward or back, or a quarter turn left or right, each as likely."""
+        key, turn = [("forward", 0.0), ("back", 0.0), ("", -QUARTER), ("", QUARTER)][rng.integers(4)]
+        pressed = dict.fromkeys(self.action_spec.names, 0.0) | ({key: 1.0} if key else {})
+        action = self.action_spec.to_vector(pressed | {"camera_yaw": turn / self.chunk_frames})
+        return np.repeat(action[None], self.chunk_frames, 0)
 
     def check_path(self, layout: Layout, body: float) -> None:
         """PlanError if a body (half its width, blocks) does not fit through a layout's path out."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 
@@ -95,6 +96,8 @@ class Task(ABC):
         tolerance: a waypoint nearer than this is reached, in ``unit``.
         train_seeds: layouts for training; disjoint from ``heldout_seeds``.
         chunk_frames: new frames per subgoal.
+        goal: what a distance is from, for a report's headline.
+        measured: one or two sentences on what a distance is, for reports.
     """
 
     name: str
@@ -104,6 +107,10 @@ class Task(ABC):
     chunk_frames: int
     train_seeds: range
     heldout_seeds: range
+    goal: ClassVar[str] = "the start"
+    measured: ClassVar[str] = (
+        "Distance: between where a thing started and where it ended, mean over what the plan returns."
+    )
 
     @property
     @abstractmethod
@@ -130,6 +137,10 @@ class Task(ABC):
     def check_plan(self, plan: Sequence[Subgoal]) -> None:
         """Raise PlanError unless the plan makes sense from the start of an episode."""
 
+    def completed(self, plan: Sequence[Subgoal]) -> tuple[Subgoal, ...]:
+        """A plan as an instruction tells it, with the steps that it leaves to the task."""
+        return tuple(plan)
+
     @abstractmethod
     def moves(self, plan: Sequence[Subgoal]) -> dict[str, str]:
         """The outward moves a plan asks for, in order: what (an object, a step) → where to."""
@@ -138,6 +149,27 @@ class Task(ABC):
         """How many of a plan's first subgoals the expert carries out before planning begins; what the
         camera saw of them enters the world model as observed."""
         return 0
+
+    def landmarks(self, starts: np.ndarray, plan: Sequence[Subgoal]) -> dict[str, np.ndarray]:
+        """``(2,)`` of each waypoint that is no thing's start, to draw; ``starts`` as in a layout."""
+        return {}
+
+    # --- what figures are compared with ------------------------------------------------------
+
+    def idle_track(self, layout: Layout) -> np.ndarray:
+        """``(T, N, 3)`` positions when nobody moves once what is ``explored`` is done."""
+        return np.stack([layout.starts, layout.starts])
+
+    def constant_guess_track(self, layout: Layout) -> np.ndarray | None:
+        """``(T, N, 3)`` positions under flawless hands that know nothing of the layout; None if the task
+        has no such guess."""
+        return None
+
+    def random_chunk(self, rng: np.random.Generator) -> np.ndarray | None:
+        """``(F, A)`` actions of a chunk drawn blindly from what an agent can do; None if the task has none."""
+        return None
+
+    # --- measuring ---------------------------------------------------------------------------
 
     @abstractmethod
     def score(

@@ -209,13 +209,21 @@ class WorldModel:
         Args:
             observed: ``(B, F, H, W, 3)`` uint8 that really happened; replaces what was imagined.
         """
-        new, frames = chunk.latents, chunk.frames
         if observed is not None:
-            frames = observed
-            new = self.autoencoder.encode(observed.reshape(-1, *observed.shape[2:])).unflatten(
-                0, observed.shape[:2]
+            return self.observe(rollout, chunk.subgoals, observed)
+        return replace(
+            self.remember_latents(rollout, chunk.subgoals, chunk.latents), frames=chunk.frames[:, -1]
+        )
+
+    def observe(self, rollout: Rollout, subgoals: Sequence[Subgoal | str], frames: np.ndarray) -> Rollout:
+        """:meth:`remember` a chunk ``(B, F, H, W, 3)`` uint8 that really happened, imagined or not."""
+        texts = tuple(s if isinstance(s, str) else s.text for s in subgoals)
+        if len(texts) != len(rollout) or len(frames) != len(rollout):
+            raise ValueError(
+                f"{len(rollout)} episodes but {len(texts)} subgoals and {len(frames)} clips; expected one each"
             )
-        return replace(self.remember_latents(rollout, chunk.subgoals, new), frames=frames[:, -1])
+        new = self.autoencoder.encode(frames.reshape(-1, *frames.shape[2:])).unflatten(0, frames.shape[:2])
+        return replace(self.remember_latents(rollout, texts, new), frames=frames[:, -1])
 
     def remember_latents(self, rollout: Rollout, texts: Sequence[str], new: Tensor) -> Rollout:
         """:meth:`remember` on latents ``(B, F, C, h, w)`` alone; the rollout's frames stay behind."""

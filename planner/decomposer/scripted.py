@@ -1,15 +1,21 @@
 """A scripted decomposer: reads instructions with a small grammar over the task's own vocabulary.
 
+Here are the words for things that are moved and returned; those for paths are in ``paths.py``.
+
 Every word must be read. What can't be read in full, names something unknown, says what *not* to do or
 can be read in two ways is refused with the reason: a plan is never a guess.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from planner.decomposer.base import Plan
-from planner.decomposer.grammar import Grammar, Words, phrases, read_rules, tokenize
+from planner.decomposer.grammar import Grammar, Tree, Words, phrases, read_rules, tokenize
+from planner.decomposer.language import Language
+from planner.decomposer.paths import PATHS
 from planner.decomposer.reading import Reading
 from tasks import PlanError, Subgoal, Task, Vocabulary
 
@@ -151,30 +157,31 @@ CHOICES = frozenset(
 class ScriptedDecomposer:
     """Reads instructions such as "Move the red cube to the right, then return it to where it was."
 
-    Understands tasks whose subgoal kinds are pick, put and return. Things return in the order in which
-    they moved, unless the instruction names another order.
+    Understands tasks whose subgoal kinds are pick, put and return, or go, turn and return. Things return in
+    the order in which they moved, unless the instruction names another order.
     """
 
     def decompose(self, task: Task, instruction: str, frame: np.ndarray | None = None) -> Plan:
         """See :class:`planner.decomposer.Decomposer`; ``frame`` is not looked at."""
         words = tokenize(instruction)
-        grammar = build_grammar(task.vocabulary)
+        language = language_of(task.vocabulary)
+        grammar = language.grammar(task.vocabulary)
         refusal = f"can't read the instruction {' '.join(instruction.split())[:200]!r}: "
         if not words or len(words) > MAX_WORDS:
             raise PlanError(f"{refusal}expected 1 to {MAX_WORDS} words, got {len(words)}")
         for word in words:
             if word not in grammar.words:
-                raise PlanError(refusal + _unknown(word, task.vocabulary))
+                raise PlanError(refusal + _unknown(word, language, task.vocabulary))
         trees, read = grammar.readings(words, "instruction")
         if not trees:
-            raise PlanError(f"{refusal}{_stuck(words, read)}")
+            raise PlanError(f"{refusal}{_stuck(words, read, language)}")
         plans: dict[tuple[Subgoal, ...], tuple[str, ...]] = {}
         errors: list[str] = []
         for tree in trees:
             try:
-                reading = Reading(task, tree)
-                task.check_plan(reading.subgoals)
-                plans.setdefault(tuple(reading.subgoals), tuple(reading.notes))
+                steps, said = language.read(task, tree)
+                task.check_plan(steps)
+                plans.setdefault(tuple(steps), tuple(said))
             except PlanError as error:
                 errors.append(str(error))
         if not plans:
@@ -186,15 +193,17 @@ class ScriptedDecomposer:
         return Plan(subgoals, "scripted", notes)
 
 
-def build_grammar(words: Vocabulary) -> Grammar:
-    """The grammar of one task's vocabulary.
+def language_of(words: Vocabulary) -> Language:
+    """The language that speaks of a task's subgoals. Raises PlanError if there is none."""
+    for language in (THINGS, PATHS):
+        if language.kinds <= set(words.kinds):
+            return language
+    known = "pick, put and return, or go, turn and return"
+    raise PlanError(f"decomposer=scripted reads {known}; this task has {', '.join(words.kinds)}")
 
-    Raises:
-        PlanError: the task's subgoals are not those that the grammar speaks of.
-    """
-    if not {"pick", "put", "return"} <= set(words.kinds):
-        kinds = ", ".join(words.kinds)
-        raise PlanError(f"decomposer=scripted reads pick, put and return; this task has {kinds}")
+
+def build_grammar(words: Vocabulary) -> Grammar:
+    """The grammar of one task's objects and places."""
     lexicon = {name: phrases(table) for name, table in LEXICON.items()}
     lexicon |= {name: {} for name in ("OBJECT", "OBJECTS", "NOUN", "OTHER", "GROUP", "TARGET", "BARE")}
     last_words = {o.split()[-1] for o in words.objects}
@@ -220,16 +229,30 @@ def build_grammar(words: Vocabulary) -> Grammar:
     return Grammar(read_rules(RULES), lexicon, SILENT)
 
 
-def _unknown(word: str, words: Vocabulary) -> str:
+def _read(task: Task, tree: Tree) -> tuple[Sequence[Subgoal], Sequence[str]]:
+    reading = Reading(task, tree)
+    return reading.subgoals, reading.notes
+
+
+THINGS = Language(
+    frozenset(("pick", "put", "return")),
+    build_grammar,
+    _read,
+    lambda words: f"objects are {', '.join(words.objects)}, places {', '.join(words.targets)}",
+    "say only what to move and what to return",
+)
+
+
+def _unknown(word: str, language: Language, words: Vocabulary) -> str:
     if word in NEGATIONS:
-        return f"{word!r} says what not to do, or what to leave; say only what to move and what to return"
+        return f"{word!r} says what not to do, or what to leave; {language.advice}"
     if word in CHOICES:
         return f"{word!r} leaves a choice; say exactly what to do"
-    return f"unknown word {word!r}; objects are {', '.join(words.objects)}, places {', '.join(words.targets)}"
+    return f"unknown word {word!r}; {language.known(words)}"
 
 
-def _stuck(words: Words, read: int) -> str:
+def _stuck(words: Words, read: int, language: Language) -> str:
     if read >= len(words):
-        return "it stops in the middle; say what to move where, and what to return"
+        return f"it stops in the middle; {language.advice}"
     before, after = " ".join(words[:read][-6:]), " ".join(words[read : read + 6])
     return f"no sense in {after!r}" + (f" after {before!r}" if before else "")
