@@ -246,7 +246,8 @@ class Trainer:
 
 def evaluate(model: InverseDynamics, data: Pairs, limit: int = 4000) -> dict[str, dict[str, float]]:
     """Errors on true and, where there are any, corrupted frames: position mm (or the spec's unit × 1000),
-    quaternion degrees, degrees, and the share of right binaries."""
+    quaternion degrees, camera degrees, the share of right binaries and, where an action has several, of
+    frames whose binaries are all right."""
     chosen = torch.linspace(0, len(data) - 1, min(limit, len(data))).long()
     out = {}
     for name, flag in (("true", False), ("corrupted", True)):
@@ -269,9 +270,14 @@ def action_errors(model: InverseDynamics, read: np.ndarray, told: np.ndarray) ->
         cosine = np.abs((read[:, at] * told[:, at]).sum(1) / np.linalg.norm(told[:, at], axis=1)).clip(0, 1)
         figures["quaternion_mean_deg"] = float(np.rad2deg(2 * np.arccos(cosine)).mean())
     if at := spec.indices("degrees"):
-        figures["degrees_mean"] = float(np.abs(read[:, at] - told[:, at]).mean())
+        error = np.abs(read[:, at] - told[:, at])
+        figures |= {"degrees_median": float(np.median(error)), "degrees_mean": float(error.mean())}
+        figures["degrees_p90"] = float(np.quantile(error, 0.9))
     if at := spec.indices("binary"):
-        figures["binary_accuracy"] = float(np.mean((read[:, at] > 0.5) == (told[:, at] > 0.5)))
+        right = (read[:, at] > 0.5) == (told[:, at] > 0.5)
+        figures["binary_accuracy"] = float(np.mean(right))
+        if len(at) > 1:
+            figures["binaries_all_right"] = float(np.mean(right.all(1)))
     return figures
 
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from inverse_dynamics.model import CheckpointError, InverseDynamics, InverseDynamicsConfig
-from inverse_dynamics.train import Pairs, Trainer, augment, evaluate, run, score
+from inverse_dynamics.train import Pairs, Trainer, action_errors, augment, evaluate, run, score
 from tasks import ActionSpec, Episode, Segment
 from tasks.commands import CommandError, compose, plain
 from tasks.cube_return import CubeReturn
@@ -300,3 +300,16 @@ def test_errors_fall_when_the_answer_is_right(data):
     model = InverseDynamics(InverseDynamicsConfig(SPEC, (32, 32), **SMALL)).eval()
     figures = evaluate(model, pairs)["true"]
     assert figures["position_mean_mm"] > 50 and 0 <= figures["binary_accuracy"] <= 1
+
+
+def test_keys_and_camera_are_told_apart_in_the_figures():
+    model = InverseDynamics(InverseDynamicsConfig(KEYS, (32, 32), **SMALL))
+    told = np.array([[1, 0, 0, 10], [0, 0, 0, -10], [1, 1, 5, 0], [0, 1, 0, 0]], np.float32)
+    read = told.copy()
+    read[0, 1], read[1, 3], read[2, 2] = 1, -6, 6
+    figures = action_errors(model, read, told)
+    assert figures["binary_accuracy"] == 7 / 8 and figures["binaries_all_right"] == 3 / 4
+    assert figures["degrees_mean"] == pytest.approx(5 / 8) and figures["degrees_median"] == 0
+    assert set(figures) == {
+        "n", "degrees_median", "degrees_mean", "degrees_p90", "binary_accuracy", "binaries_all_right"
+    }  # fmt: skip

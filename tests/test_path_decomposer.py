@@ -39,6 +39,7 @@ def test_every_layout_s_instruction_is_read_as_its_plan(task):
             "turn right twice, go forward 3 times, go back by the same path",
             "right right forward forward forward",
         ),
+        ("go straight on, then follow the path back to where you started", "forward"),
         ("Go forward ten times; afterwards come back along the path you took!", " ".join(["forward"] * 10)),
     ],
 )
@@ -57,6 +58,7 @@ def test_paraphrases(text, out):
         ("go forward twice, turn left", "it stops in the middle; say only where to go and turn"),
         ("go back along the path", "no sense in"),
         ("go forward, go back along the path, turn left", "no sense in"),
+        ("go forward, then follow the path", "it stops in the middle"),
         ("turn forward, go back", "no sense in"),
         ("turn left, go back along the path", "the plan never goes forward"),
         ("go forward 11 times, then go back", "unknown word '11'"),

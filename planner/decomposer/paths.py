@@ -25,12 +25,14 @@ LEXICON: dict[str, str] = {
     "THEN": "then|after that|afterwards|next|once more|and then|after which|finally|lastly|in the end|at the end",
     "STOP": ".|!",
     "RETURN": "go back|walk back|come back|get back|head back|move back|travel back|run back|return|"
-    "go all the way back|walk all the way back|come all the way back|make your way back|find your way back|find the way back|go home",
-    "RETRACE": "retrace|follow|go back along|walk back along|return along|backtrack along",
+    "go all the way back|walk all the way back|come all the way back|make your way back|find your way back|"
+    "find the way back|go home",
+    "RETRACE": "retrace|go back along|walk back along|return along|backtrack along",
+    "FOLLOW": "follow",
     "BACKTRACK": "backtrack|retrace your steps|retrace your path|retrace your way|retrace your route",
     "PATH": "the path|the same path|your path|that path|the path you took|the path you came|the route|the same route|"
     "the way|the same way|the way you came|the same way you came|your own path|the path you walked",
-    "ALONG": "along|by|on|over|via|the same way|the way you came|the same way you came|down",
+    "ALONG": "along|by|on|over|via|down",
     "BACK": "back|backward|backwards|all the way back",
     "HOME": "to the start|to your start|to the beginning|to where you started|to where you began|to where you were|"
     "to where you came from|to the starting point|to your starting point|to the point where you started|"
@@ -43,12 +45,18 @@ step = go | turn
 go = GO WAY COUNT? | GO COUNT WAY
 turn = TURN SIDE COUNT? | MAKE SIDE MADE COUNT?
 back = RETURN along? HOME? | RETRACE PATH BACK? HOME? | BACKTRACK BACK? HOME?
-along = ALONG PATH | bare
-bare = PATH
+     | FOLLOW PATH BACK HOME? | FOLLOW PATH HOME
+along = ALONG? PATH
 join = PUNCT | PUNCT? AND | PUNCT? AND? THEN PUNCT?
 """
-SILENT = frozenset(["OPEN", "GO", "TURN", "MAKE", "MADE", "AND", "PUNCT", "THEN", "STOP", "join"])
-SILENT |= frozenset(["RETURN", "RETRACE", "BACKTRACK", "PATH", "ALONG", "BACK", "HOME", "along", "bare"])
+SILENT = frozenset(  # what carries no choice
+    symbol
+    for line in (
+        "OPEN GO TURN MAKE MADE AND PUNCT THEN STOP join",
+        "RETURN RETRACE FOLLOW BACKTRACK PATH ALONG BACK HOME along",
+    )
+    for symbol in line.split()
+)
 
 
 def path_grammar(words: Vocabulary) -> Grammar:

@@ -1,0 +1,262 @@
+"""path_retrace through the loop: what is explored, what is imagined, what is read off it, what it is compared with."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import frames, make_memory, make_model, make_text
+
+from envs.doom import DoomEnv
+from envs.tabletop import TabletopEnv
+from inverse_dynamics.model import InverseDynamics, InverseDynamicsConfig
+from planner.baselines import constant_guess, do_nothing, expert_episode, has_row, random_walk, true_frames
+from planner.decomposer.scripted import ScriptedDecomposer
+from planner.instruments import locating_error, next_chunk_error, reading_error
+from planner.locate import CubeLocator
+from planner.locate_path import PathLocator
+from planner.loop import run_episodes
+from planner.records import aggregate, load_result, save_result, summary_row
+from planner.report import Interval, Summary, write_report
+from planner.run import closing_lines, report_of
+from tasks import Episode, Segment
+from tasks.cube_return import CubeReturn
+from tasks.path_retrace import PathRetrace
+
+ROOT = Path(__file__).resolve().parent.parent
+TASK = PathRetrace()
+SPEC = TASK.action_spec
+
+
+def reader_of(**named: float) -> InverseDynamics:
+    """A real model whose last layer is set so that it reads one and the same action off any frames."""
+    config = InverseDynamicsConfig(SPEC, (16, 16), channels=(8, 8, 8), keypoints=4, hidden=16)
+    model = InverseDynamics(config).eval().requires_grad_(False)
+    told = torch.from_numpy(SPEC.to_vector(dict.fromkeys(SPEC.names, 0.0) | named))
+    keys = torch.tensor([kind == "binary" for kind in SPEC.kinds])
+    last = model.head[-1]
+    assert isinstance(last, torch.nn.Linear)
+    last.weight.zero_()
+    last.bias.copy_(torch.where(keys, 10 * told - 5, told / torch.tensor(SPEC.high)))
+    return model
+
+
+@pytest.fixture(scope="module")
+def envs():
+    made = [DoomEnv(TASK, image_size=16) for _ in range(2)]
+    yield made
+    for env in made:
+        env.close()
+
+
+@pytest.fixture(scope="module")
+def text():
+    return make_text()
+
+
+def model_of(text, memory=None):
+    return make_model(text, memory, chunk_frames=4, context_frames=8, sampling_steps=1, guidance=(1.0, 1.0))
+
+
+# --- the locator -------------------------------------------------------------------------------
+
+
+def test_actions_add_up_to_poses():
+    forward = SPEC.to_vector(dict.fromkeys(SPEC.names, 0.0) | {"forward": 1.0})
+    aside = SPEC.to_vector(dict.fromkeys(SPEC.names, 0.0) | {"right": 1.0, "camera_yaw": 90.0 / 2})
+    poses = TASK.walked(np.array([1.0, 2.0, 45.0]), np.stack([aside, forward]))
+    s = TASK.stride
+    np.testing.assert_allclose(poses, [[1, 2, 45], [1, 2 - s, 90], [1 + s, 2 - s, 90]], atol=1e-9)
+    both = SPEC.to_vector(dict.fromkeys(SPEC.names, 0.0) | {"right": 1.0, "forward": 1.0})
+    assert np.linalg.norm(TASK.walked(np.zeros(3), both[None])[-1, :2]) == pytest.approx(s)
+
+
+def test_a_constant_turn_closes_a_circle():
+    locator = PathLocator(TASK, reader_of(forward=1.0, camera_yaw=30.0))
+    start = np.array([[3.0, -1.0, 90.0]])
+    seen = locator.follow(frames(13), start, TASK.layout(0).plan)
+    assert seen.track.shape == (13, 1, 3) and seen.released.all() and seen.positions is seen.track
+    np.testing.assert_allclose(seen.track[-1, 0], [3, -1, 450], atol=1e-3)
+    assert np.linalg.norm(seen.track[6, 0, :2] - start[0, :2]) > 3 * TASK.stride
+
+
+def test_its_errors_are_distances_where_chunks_end():
+    locator = PathLocator(TASK, reader_of(forward=1.0))
+    shown, plan = frames(9), (TASK.subgoal("go", "agent", "forward"),) * 2
+    track = TASK.walked(np.zeros(3), np.repeat(SPEC.to_vector(dict.fromkeys(SPEC.names, 0.0))[None], 8, 0))
+    track[:, 1] = np.arange(9) * 1.0  # it truly walks a block a frame, 0.125 more than is read
+    segments = (Segment(0, 4, plan[0].text), Segment(4, 8, plan[1].text))
+    episode = Episode(
+        shown, np.zeros((8, 10), np.float32), segments, track[:, None].astype(np.float32), ("agent",)
+    )
+    np.testing.assert_allclose(locator.errors(episode, shown), [0.5, 1.0], atol=1e-5)
+    assert locator.chunk_error(episode, segments[1], plan[1], shown[5:]) == pytest.approx(0.5, abs=1e-5)
+    assert locator.pixel(episode) is None
+    figures = locating_error(locator, [episode], [shown])
+    assert figures["median_blocks"] == pytest.approx(0.75, abs=1e-5) and figures["lost"] == 0
+    read = reading_error(locator.reader, [episode], [shown])
+    assert read["median_degrees"] == pytest.approx(0, abs=1e-4) and read["keys"] == 0
+
+
+def test_a_locator_for_something_else_is_refused(envs):
+    with pytest.raises(ValueError, match="task=cube_return walks none"):
+        PathLocator(CubeReturn(), reader_of())
+    cubes = InverseDynamics(InverseDynamicsConfig(CubeReturn().action_spec, (16, 16)))
+    with pytest.raises(ValueError, match="give the model of this task"):
+        PathLocator(TASK, cubes)
+    with pytest.raises(ValueError, match="a camera that stands still"):
+        CubeLocator.of_parts(CubeReturn(), envs[0], cubes)
+
+
+# --- the world model ---------------------------------------------------------------------------
+
+
+def test_a_chunk_that_was_never_imagined_is_remembered_as_one_that_was_observed(text):
+    model = model_of(text, make_memory(steps=1))
+    rollout, seen = model.start(frames(2), [1, 2]), frames(2, 4, seed=3)
+    _, chunk = model.imagine(rollout, ["pick up the red cube"] * 2)
+    told, shown = model.remember(rollout, chunk, seen), model.observe(rollout, chunk.subgoals, seen)
+    assert torch.equal(told.past, shown.past) and told.index == shown.index == 1
+    assert told.memory.weights.distance(shown.memory.weights) == 0
+    np.testing.assert_array_equal(shown.frames, seen[:, -1])
+    with pytest.raises(ValueError, match="2 episodes but 1 subgoals and 2 clips"):
+        model.observe(rollout, chunk.subgoals[:1], seen)
+
+
+# --- the loop ----------------------------------------------------------------------------------
+
+
+def test_the_way_out_is_observed_and_the_way_back_imagined(envs, text, tmp_path):
+    plans = {seed: TASK.layout(seed).plan for seed in range(1_000_000, 1_000_010)}
+    seeds = [1_000_000, next(s for s, p in plans.items() if len(p) != len(plans[1_000_000]))]
+    reader, model = reader_of(back=1.0), model_of(text)
+    locator = PathLocator(TASK, reader)
+    chunks: list[tuple[int, int]] = []
+    results = run_episodes(
+        envs, seeds, ScriptedDecomposer(), model, reader, locator, on_chunk=lambda *c: chunks.append(c)
+    )
+    assert chunks[-1] == (sum(len(plans[s]) for s in seeds),) * 2
+    for seed, result in zip(seeds, results, strict=True):
+        assert result.layout.seed == seed and result.plan == plans[seed]
+        out, done = TASK.explored(result.plan) * 4, result.executed
+        assert len(done) == len(result.imagined) == 1 + 4 * len(result.plan)
+        assert [s.caption for s in done.segments] == [s.text for s in result.plan]
+        np.testing.assert_array_equal(result.imagined[: out + 1], done.frames[: out + 1])
+        assert (result.imagined[out + 1 :] != done.frames[out + 1 :]).any((1, 2, 3)).all()
+        told = TASK.poses(result.layout.starts[0], result.plan)[: out + 1]
+        assert np.abs(done.position("agent")[: out + 1] - told).max() < 0.1
+        np.testing.assert_array_equal(
+            done.actions[out:], np.repeat(done.actions[out : out + 1], len(done) - 1 - out, 0)
+        )
+        assert SPEC.to_named(done.actions[-1])["back"] == 1
+        assert set(result.score.details) == {"ordered_coverage", "path_length", "end_distance"}
+        assert result.located.shape == (len(done), 1, 3) and result.seconds["explore"] > 0
+    save_result(tmp_path, results[0])
+    kept = load_result(tmp_path, seeds[0])
+    assert kept is not None and summary_row(kept) == summary_row(results[0])
+    total = aggregate([summary_row(r) for r in results])
+    assert total["imagined_lost"]["share"] == 0 and total["details"]["path_length"]["n"] == 2
+    assert "ordered coverage" in closing_lines(total, TASK.unit)[-1]
+    interval = Interval(1.0, 0.5, 1.5)
+    summary = Summary(2, interval, interval, 1.0, Interval(0.0, 0.0, 0.8))
+    reports = [report_of(r) for r in results]
+    page = write_report(tmp_path, {}, summary, reports, None, TASK, media=1, walls=envs[0].walls).read_text()
+    assert "from the waypoints on average" in page and "waypoint 1: " in page and "From above" in page
+    assert len(list((tmp_path / "media").glob("*_paths.png"))) == 1
+
+
+def test_baselines_begin_where_the_way_out_ends(envs):
+    env, layout = envs[0], TASK.layout(1_000_000)
+    out, start = TASK.explored(layout.plan), layout.starts[0]
+    end = TASK.path(start, layout.plan)[out, :2]
+    gaps = np.linalg.norm(TASK.waypoints(start, layout.plan) - end, axis=1)
+    still = do_nothing(TASK, layout)
+    np.testing.assert_allclose(list(still.distances.values()), gaps, atol=1e-6)
+    assert not still.success and still.details["path_length"] == 0
+    walked, again = (random_walk(env, layout, 7) for _ in range(2))
+    assert walked == again and walked.details["path_length"] > 0 and walked != random_walk(env, layout, 8)
+    assert (has_row(TASK, "random_walk"), has_row(TASK, "constant_guess")) == (True, False)
+    cubes = CubeReturn()
+    assert (has_row(cubes, "random_walk"), has_row(cubes, "constant_guess")) == (False, True)
+    assert has_row(TASK, "do_nothing") and has_row(TASK, "true_frames")
+    with pytest.raises(ValueError, match="has no constant guess"):
+        constant_guess(TASK, layout)
+    episode = expert_episode(env, layout)
+    idle = true_frames(env, layout, episode, reader_of())
+    np.testing.assert_allclose(list(idle.distances.values()), gaps, atol=0.1)
+
+
+def test_the_next_chunk_is_measured_in_blocks(envs, text):
+    layout = TASK.layout(1_000_000)
+    episode = expert_episode(envs[0], layout)
+    locator = PathLocator(TASK, reader_of(forward=1.0))
+    figures = next_chunk_error(model_of(text), locator, [episode], [layout.plan], 2)
+    assert figures["imagined"]["chunks"] == 2 and figures["imagined"]["go_median_blocks"] < 0.1
+    assert not any(key.endswith("_px") for key in figures["copied"])
+
+
+def test_a_camera_that_moves_is_none(envs):
+    table = TabletopEnv()
+    assert envs[0].camera is None and len(envs[0].walls) > 4
+    assert table.camera.height == 64 and len(table.walls) == 0
+    table.close()
+
+
+# --- the commands ------------------------------------------------------------------------------
+
+
+def command(module: str, *options: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", module, "task=path_retrace", *options],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=290,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_collect_train_run_and_evaluate_through_the_commands(tmp_path):
+    data, model, reader = tmp_path / "data", tmp_path / "model", tmp_path / "reader"
+    command("envs.collect", "episodes=3", "workers=1", f"path={data}")
+    command(
+        "world_model.pretrain", f"data={data}", f"run_dir={model}", "autoencoder.steps=2", "autoencoder.batch_size=4",
+        "autoencoder.every=2", "diffusion.steps=2", "diffusion.batch_size=2", "diffusion.every=2",
+        "diffusion.held_out_chunks=1", "model.unet.block_out_channels=[8,16]", "model.unet.norm_num_groups=4",
+        "model.unet.attention_head_dim=4", "model.autoencoder.block_out_channels=[8,8,16]", "model.sampling_steps=1",
+    )  # fmt: skip
+    command(
+        "inverse_dynamics.train", f"data={data}", f"run_dir={reader}", "steps=2", "batch_size=4", "every=2",
+        f"corruption.folder={model}/model/vae", "corrupted_episodes=1",
+    )  # fmt: skip
+    metrics = json.loads((reader / "metrics.json").read_text())
+    assert {"degrees_mean", "binary_accuracy", "binaries_all_right"} <= set(metrics["true"])
+    weights = [f"weights={model}/model", f"inverse_dynamics={reader}/model", "batch_size=2"]
+    said = command("planner.run", "episodes=2", "media=1", f"run_dir={tmp_path}/run", *weights)
+    assert "ordered coverage" in said
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert all(e["seconds"]["explore"] > 0 and e["details"]["path_length"] >= 0 for e in result["episodes"])
+    assert list((tmp_path / "run" / "media").glob("*_paths.png"))
+    said = command(
+        "planner.evaluate", "episodes=2", "chunks=2",
+        "rows=[do_nothing,constant_guess,random_walk,true_frames,no_memory]",
+        f"run_dir={tmp_path}/table", f"results={tmp_path}/results", f"page={tmp_path}/page.md", *weights,
+    )  # fmt: skip
+    assert "row constant_guess left out" in said
+    table = json.loads((tmp_path / "results" / "planning_path_retrace.json").read_text())
+    assert list(table["rows"]) == ["do_nothing", "random_walk", "true_frames", "no_memory"]
+    assert all(
+        row["executed"]["n"] == 2 and row["details"]["ordered_coverage"] for row in table["rows"].values()
+    )
+    page = (tmp_path / "page.md").read_text()
+    assert "random walk" in page and "blocks" in page and "cube" not in page
