@@ -25,7 +25,7 @@ class PathLocator:
         reader: reads the actions.
     """
 
-    names = (AGENT,)
+    names: tuple[str, ...] = (AGENT,)
     unit = "blocks"
     scale = 1.0
 

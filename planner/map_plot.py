@@ -55,8 +55,8 @@ def draw_map(
     out, back, dreamt = executed[: explored + 1], executed[explored:], imagined[explored:]
     axes.plot(*out.T, color=OUT, linewidth=1.4, label="way out")
     axes.plot(*back.T, color=EXECUTED, linewidth=5, alpha=0.45, solid_capstyle="round", label="executed back")
-    style = {"linestyle": (0, (3, 2)), "marker": ".", "markersize": 5}
-    axes.plot(*dreamt.T, color=IMAGINED, linewidth=1.5, label="imagined back", **style)
+    axes.plot(*dreamt.T, color=IMAGINED, linewidth=1.5, linestyle=(0, (3, 2)), marker=".", markersize=5,
+              label="imagined back")  # fmt: skip
     axes.plot(*back[-1], marker="s", color=EXECUTED, markeredgecolor="white", markersize=9, linestyle="",
               label="executed end", zorder=6)  # fmt: skip
     axes.plot(*dreamt[-1], marker="X", color=IMAGINED, markeredgecolor="white", markersize=10, linestyle="",

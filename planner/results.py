@@ -34,6 +34,7 @@ NAMES = {
     "theta_off": "diagnostic: loop weights, Θ off",
 }
 
+DIGITS = {"px": 1, "mm": 0, "blocks": 2}  # of where a thing landed
 MEASURED = (  # of results older than the key
     "Distances are the mean over the cubes that the plan returns; a cube that never was 5 cm away and let go counts "
     "with the outward way it was told to go."
@@ -111,10 +112,7 @@ def next_chunk_table(result: dict[str, Any]) -> str:
         cells = []
         for kind in kinds:
             units = [k.removeprefix(f"{kind}_median_") for k in m if k.startswith(f"{kind}_median_")]
-            figures = [
-                f"{m[f'{kind}_median_{u}']:.{0 if u == 'mm' else 2 if u == 'blocks' else 1}f} {u}"
-                for u in units
-            ]
+            figures = [f"{m[f'{kind}_median_{u}']:.{DIGITS[u]}f} {u}" for u in units]
             cells.append(", ".join(figures) or "–")
             cells.append(f"{m[f'{kind}_lost']:.0%} of {m[f'{kind}_n']}" if figures else "–")
         label = {"imagined": "imagined", "copied": "the last frame copied"}[name]
