@@ -64,6 +64,22 @@ def planning_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def lengths_table(result: dict[str, Any]) -> str:
+    """Each row's figures apart for short and long episodes."""
+    unit = result["unit"]
+    lines = [
+        f"| row | chunks | executed distance, {unit} | imagined distance, {unit} | success | n |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name in (n for n in NAMES if n in result["rows"]):
+        for chunks, m in result["rows"][name].get("by_chunks", {}).items():
+            lines.append(
+                f"| {NAMES[name]} | {chunks} | {_interval(m['executed'])} | {_interval(m['imagined'])} "
+                f"| {_interval(m['success'], 'share', '.0%')} | {m['executed']['n']} |"
+            )
+    return "\n".join(lines)
+
+
 def seconds_table(result: dict[str, Any]) -> str:
     rows = {n: r["seconds_per_episode"] for n, r in result["rows"].items() if "seconds_per_episode" in r}
     parts = sorted({p for r in rows.values() for p in r})
@@ -126,6 +142,10 @@ Effect of Θ: how much it changes the predicted noise of the newest chunk, ‖ε
 the first and after the last chunk.
 
 {planning_table(result)}
+
+By length (4 chunks: one cube moved and returned; 8: two moved, then both returned):
+
+{lengths_table(result)}
 
 The instruments, on expert episodes of held-out layouts:
 

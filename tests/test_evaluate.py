@@ -63,6 +63,7 @@ def test_the_page_shows_each_row_and_the_effect_of_theta(tmp_path):
     row = {
         "executed": mean, "imagined": mean, "executed_over_displaced": None, "displaced": share, "success": share,
         "imagined_lost": share, "seconds_per_episode": {"imagine": 1.5}, "effect": [0.125, 0.25],
+        "by_chunks": {"8": {"executed": mean, "imagined": mean, "success": share}},
     }  # fmt: skip
     base = {k: v for k, v in row.items() if k in ("executed", "displaced", "success")} | {"imagined": None}
     measured = {k: {"true": {"median_mm": 1, "mean_mm": 2, "p90_mm": 3, "n": 4, extra: 0.5}} for k, extra in
@@ -76,6 +77,7 @@ def test_the_page_shows_each_row_and_the_effect_of_theta(tmp_path):
     page = write_results(tmp_path, tmp_path / "page.md").read_text()
     assert page.index("do nothing") < page.index("slow-fast loop**")
     assert "12.5% → 25.0%" in page and "0.100 [0.050, 0.200]" in page
+    assert "slow-fast loop** | 8 | 0.100 [0.050, 0.200]" in page
     assert "What fast learning costs" not in page and "What Θ holds" not in page
 
 
