@@ -65,6 +65,21 @@ def aggregate(rows: list[dict[str, Any]]) -> dict[str, Any]:
             p: float(np.mean([r["seconds"].get(p, 0.0) for r in rows])) for p in sorted(parts)
         },
         "effect": [float(np.mean([e[k] for e in effects])) for k in updates],
+        "by_chunks": by_chunks(rows),
+    }
+
+
+def by_chunks(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Executed distance and success apart for each length of plan."""
+    lengths = sorted({len(r["plan"]) for r in rows})
+    groups = {str(n): [r for r in rows if len(r["plan"]) == n] for n in lengths}
+    return {
+        n: {
+            "executed": mean_interval([r["executed_distance"] for r in group]),
+            "imagined": mean_interval([r["imagined_distance"] for r in group]),
+            "success": share_interval([r["success"] for r in group]),
+        }
+        for n, group in groups.items()
     }
     return total | details_of(rows)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,6 +63,7 @@ def test_the_page_shows_each_row_and_the_effect_of_theta(tmp_path):
     row = {
         "executed": mean, "imagined": mean, "executed_over_displaced": None, "displaced": share, "success": share,
         "imagined_lost": share, "seconds_per_episode": {"imagine": 1.5}, "effect": [0.125, 0.25],
+        "by_chunks": {"8": {"executed": mean, "imagined": mean, "success": share}},
     }  # fmt: skip
     base = {k: v for k, v in row.items() if k in ("executed", "displaced", "success")} | {"imagined": None}
     measured = {k: {"true": {"median_mm": 1, "mean_mm": 2, "p90_mm": 3, "n": 4, extra: 0.5}} for k, extra in
@@ -77,6 +77,8 @@ def test_the_page_shows_each_row_and_the_effect_of_theta(tmp_path):
     page = write_results(tmp_path, tmp_path / "page.md").read_text()
     assert page.index("do nothing") < page.index("slow-fast loop**")
     assert "12.5% → 25.0%" in page and "0.100 [0.050, 0.200]" in page
+    assert "slow-fast loop** | 8 | 0.100 [0.050, 0.200]" in page
+    assert "What fast learning costs" not in page and "What Θ holds" not in page
 
 
 def test_fast_learning_benchmark_measures_both_ways(text, tmp_path):
@@ -92,10 +94,12 @@ def test_fast_learning_benchmark_measures_both_ways(text, tmp_path):
     table = figures["one_chunk"]["4 steps"]
     assert table["time_ratio"] > 1 and table["peak_mb"]["with"] > 0
     assert figures["inner_loop"]["theta_relative_difference"] < 1e-3
+    out.rename(tmp_path / "fast_learning.json")
+    page = write_results(tmp_path, tmp_path / "page.md").read_text()
+    assert f"| 4 steps | {table['seconds']['without']:.2f} |" in page and "1.068" in page
     with pytest.raises(SystemExit):
         fast_learning.main(["--rounds", "0"])
     assert WorldModel.from_pretrained(folder).settings.chunk_frames == 2
-    assert Path(out).is_file()
 
 
 def test_theta_tells_what_a_linear_map_can_read(text, tmp_path, capsys):
@@ -115,6 +119,9 @@ def test_theta_tells_what_a_linear_map_can_read(text, tmp_path, capsys):
     command = ["steps=1", "rank=2", "alpha=2", "--weights", str(model), "--data", str(data), "--batch", "4"]
     where_in_theta.main([*command, "--json", str(tmp_path / "out.json")])
     figures = json.loads((tmp_path / "out.json").read_text())
+    (tmp_path / "out.json").rename(tmp_path / "where_one.json")
+    page = write_results(tmp_path, tmp_path / "page.md").read_text()
+    assert f"| {figures['error_m']:.3f} | {figures['guess_m']:.3f} |" in page
     assert figures["episodes"] == 6 and figures["effect"] > 0 and figures["options"]["steps"] == 1
     with pytest.raises(SystemExit):
         where_in_theta.main([*command, "step=1"])

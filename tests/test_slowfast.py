@@ -28,7 +28,7 @@ from world_model.model import WorldModel
 from world_model.objective import Objective
 from world_model.slowfast import ChunkChooser, EpisodeBatches, SlowFastLoss, inner_loop, memory_use
 from world_model.slowfast_loop import run
-from world_model.training import TrainingError, generator
+from world_model.training import Learner, TrainingError, generator
 
 ROOT = Path(__file__).resolve().parents[1]
 LAST = "training/last.safetensors"
@@ -209,6 +209,17 @@ def test_a_loss_that_is_not_finite_names_step_and_episodes(model, episodes):
         model.unet.conv_in.weight.fill_(float("nan"))
     with pytest.raises(TrainingError, match=r"step 0 \(iteration 0, episodes \["):
         loss(0)
+
+
+def test_the_probe_sees_the_averaged_weights(tmp_path):
+    learner = Learner(nn.Linear(2, 2), tmp_path, 4, 1e-2, 1, 0.5)
+    learner.network(torch.ones(1, 2)).sum().backward()
+    learner.apply()
+    trained = learner.network.weight.detach().clone()
+    learner.average.module.weight.data.fill_(0.25)
+    with learner.on_average():
+        assert torch.equal(learner.network.weight, torch.full((2, 2), 0.25))
+    assert torch.equal(learner.network.weight, trained)
 
 
 # --- the command ---------------------------------------------------------------------------------

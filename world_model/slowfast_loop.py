@@ -126,10 +126,12 @@ def train_loop(
     quiet = Objective(model.diffusion, model.text, cfg.outer)
 
     def with_probe(step: int) -> tuple[Tensor, dict[str, float]]:
-        value, figures = loss(step)
+        probed = {}
         if (step + 1) % every == 0:
-            figures |= probe(model, quiet)
-        return value, figures
+            with learner.on_average():
+                probed = probe(model, quiet)
+        value, figures = loss(step)
+        return value, figures | probed
 
     log = Log(folder, learner.step) if accelerator.is_main_process else None
     shown = ("loss", "probe/own", "probe/other", "probe/empty")

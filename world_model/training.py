@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,16 @@ class Learner:
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": states})
         self.step = int(tensors["step"])
         return True
+
+    @contextmanager
+    def on_average(self) -> Iterator[None]:
+        """While open, the network holds the averaged weights; no backward may be pending."""
+        kept = {k: v.clone() for k, v in self.network.state_dict().items()}
+        self.network.load_state_dict(self.average.module.state_dict())
+        try:
+            yield
+        finally:
+            self.network.load_state_dict(kept)
 
     def averaged(self) -> nn.Module:
         """The network with the averaged weights."""
