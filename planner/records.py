@@ -67,6 +67,7 @@ def aggregate(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "effect": [float(np.mean([e[k] for e in effects])) for k in updates],
         "by_chunks": by_chunks(rows),
     }
+    return total | details_of(rows)
 
 
 def by_chunks(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -81,7 +82,6 @@ def by_chunks(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
         }
         for n, group in groups.items()
     }
-    return total | details_of(rows)
 
 
 def details_of(rows: list[dict[str, Any]]) -> dict[str, Any]:

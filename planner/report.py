@@ -199,7 +199,7 @@ def _cards(s: Summary, task: Task) -> str:
     cards = [
         ("executed", "Executed distance", length(s.executed.mean, task.unit), interval(s.executed)),
         ("", "Success", f"{s.success.mean:.0%}", f"back within {length(task.tolerance, task.unit)}; {share}"),
-        ("", "Displaced", f"{s.displaced:.0%}", "of the things to return were moved away first"),
+        ("", "Displaced", f"{s.displaced:.0%}", task.displaced_means),
     ]
     if s.imagined:
         cards.insert(

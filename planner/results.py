@@ -150,7 +150,7 @@ the first and after the last chunk.
 
 {planning_table(result)}
 
-By length (4 chunks: one cube moved and returned; 8: two moved, then both returned):
+By length of plan, in chunks:
 
 {lengths_table(result)}
 

@@ -65,6 +65,7 @@ class PathRetrace(Task):
     train_seeds: range = range(0, 1_000_000)
     heldout_seeds: range = range(1_000_000, 2_000_000)
     goal: ClassVar[str] = "the waypoints"
+    displaced_means: ClassVar[str] = "of the waypoints lay out of reach where the way out ended"
     measured: ClassVar[str] = (
         "Distance: from each waypoint of the way out to the nearest point of the path that follows the way "
         "out's last step, mean over the waypoints. A waypoint counts as reached if it is passed within the "

@@ -97,6 +97,7 @@ class Task(ABC):
         train_seeds: layouts for training; disjoint from ``heldout_seeds``.
         chunk_frames: new frames per subgoal.
         goal: what a distance is from, for a report's headline.
+        displaced_means: what the share ``displaced`` is of, for a report.
         measured: one or two sentences on what a distance is, for reports.
     """
 
@@ -108,6 +109,7 @@ class Task(ABC):
     train_seeds: range
     heldout_seeds: range
     goal: ClassVar[str] = "the start"
+    displaced_means: ClassVar[str] = "of the things to return were moved away first"
     measured: ClassVar[str] = (
         "Distance: between where a thing started and where it ended, mean over what the plan returns."
     )
