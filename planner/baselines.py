@@ -77,7 +77,7 @@ def true_frames(env: TaskEnv, layout: Layout, episode: Episode, reader: InverseD
 
 def row_of(score: Score, seed: int) -> dict[str, Any]:
     """A baseline's episode as the other rows have it."""
-    row = {
+    row: dict[str, Any] = {
         "seed": seed,
         "executed_distance": score.distance,
         "distances": dict(score.distances),

@@ -18,7 +18,7 @@ ARRAYS = ("imagined", "located")
 
 def summary_row(result: PlanResult) -> dict[str, Any]:
     """What ``result.json`` says of one episode; ``details`` only where the task has some."""
-    row = {
+    row: dict[str, Any] = {
         "seed": result.layout.seed,
         "instruction": result.layout.instruction,
         "plan": [s.text for s in result.plan],
@@ -54,7 +54,7 @@ def aggregate(rows: list[dict[str, Any]]) -> dict[str, Any]:
     parts = {p for r in rows for p in r["seconds"]}
     effects = [r["effect"] for r in rows if r["effect"]]
     updates = range(min((len(e) for e in effects), default=0))
-    total = {
+    total: dict[str, Any] = {
         "executed": mean_interval([r["executed_distance"] for r in rows]),
         "imagined": mean_interval([r["imagined_distance"] for r in rows]),
         "executed_over_displaced": mean_interval(moved) if moved else None,
