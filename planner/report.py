@@ -270,7 +270,9 @@ def _ends(e: EpisodeReport, task: Task) -> list[str]:
 def _strip(e: EpisodeReport) -> str:
     """The first frame and the last one of each subgoal, imagined above executed."""
     last = len(e.captions) - 1
-    moments = [0] + [t for t in range(1, last + 1) if t == last or e.captions[t + 1] != e.captions[t]]
+    changes = [t for t in range(1, last + 1) if t == last or e.captions[t + 1] != e.captions[t]]
+    chunk = last // len(e.plan) if e.plan else 0  # the captions of two subgoals may be the same
+    moments = [0, *(range(chunk, last + 1, chunk) if chunk else changes)]
     cells = "".join(
         f'<li><img class="imagined" src="{_png(e.imagined[t])}" alt="imagined frame {t}">'
         f'<img class="executed" src="{_png(e.executed[t])}" alt="executed frame {t}">'
