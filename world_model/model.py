@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
@@ -452,6 +453,7 @@ def with_mask_channel(unet: UNet3DConditionModel, latent_channels: int) -> UNet3
 def fingerprint(folder: Path) -> str:
     """First 8 hex digits of the sha256 over the weights' files."""
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.safetensors")):
+    found = [Path(root) / name for root, _, names in os.walk(folder, followlinks=True) for name in names]
+    for path in sorted(p for p in found if p.suffix == ".safetensors"):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:8]
