@@ -139,9 +139,17 @@ def pages(number: int, side: int = 32) -> np.ndarray:
 
 def brightness(path: Path) -> list[float]:
     """The mean of each frame that a player sees."""
-    reader = imageio_ffmpeg.read_frames(str(path))
-    next(reader)
-    return [float(np.frombuffer(frame, np.uint8).mean()) for frame in reader]
+    command = [
+        imageio_ffmpeg.get_ffmpeg_exe(),
+        "-loglevel",
+        "quiet",
+        "-i",
+        str(path),
+        "-vf",
+        "scale=1:1:flags=area",
+    ]
+    done = subprocess.run([*command, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"], stdout=subprocess.PIPE)
+    return np.frombuffer(done.stdout, np.uint8).reshape(-1, 3).mean(1).tolist()
 
 
 def test_a_video_that_was_gone_on_with_is_the_same_file(tmp_path):
@@ -155,7 +163,6 @@ def test_a_video_that_was_gone_on_with_is_the_same_file(tmp_path):
     assert cut.read_bytes() == whole.path.read_bytes() and again.frames == 12
     seen = brightness(cut)
     assert np.allclose(seen, [10 + 20 * t for t in range(12)], atol=4)
-    assert imageio_ffmpeg.count_frames_and_secs(str(cut)) == (12, 3.0)
     times = [int.from_bytes(b[12:20]) for b in inner(cut.read_bytes(), (b"moof", b"traf", b"tfdt"))]
     assert times == [0, 4 * 256, 8 * 256]
 
@@ -222,7 +229,8 @@ def made(tmp_path_factory) -> Path:
 def options(made: Path, run: Path, *more: str) -> list[str]:
     return [
         f"image={made / 'start.png'}", f"actions={made / 'actions.txt'}", f"weights={made / 'model'}",
-        f"image_size={SIDE}", "memory.rank=2", "memory.alpha=2", "memory.steps=1", "memory.optimizer_state=keep",
+        f"image_size={SIDE}", "memory.rank=2", "memory.alpha=2", "memory.steps=1", "memory.learning_rate=0.01",
+        "memory.optimizer_state=keep",
         "device=cpu", f"run_dir={run}", *more,
     ]  # fmt: skip
 
@@ -262,7 +270,7 @@ def test_frames_repeat_the_actions_and_more_of_them_go_on(made, tmp_path, capsys
     assert all(r["seconds"] >= r["imagine"] + r["remember"] - 1e-3 and r["peak_gib"] > 0 for r in records)
     generated(made, tmp_path / "b", "frames=8")
     same_videos(tmp_path / "a", tmp_path / "b")
-    assert imageio_ffmpeg.count_frames_and_secs(str(tmp_path / "a" / "video.mp4"))[0] == 9
+    assert len(brightness(tmp_path / "a" / "video.mp4")) == 9
     capsys.readouterr()
     before = (tmp_path / "a" / "state.safetensors").read_bytes()
     generated(made, tmp_path / "a")  # without a limit the file's actions were done long ago
@@ -272,9 +280,7 @@ def test_frames_repeat_the_actions_and_more_of_them_go_on(made, tmp_path, capsys
 
 def test_the_generator_gives_the_commands_chunks(made, tmp_path):
     generated(made, tmp_path / "a")
-    model = WorldModel.from_pretrained(
-        made / "model", make_memory(steps=1, learning_rate=2e-3, optimizer_state="keep")
-    )
+    model = WorldModel.from_pretrained(made / "model", make_memory(steps=1, optimizer_state="keep"))
     given: list[str] = []
 
     def actions():
