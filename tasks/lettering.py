@@ -23,7 +23,8 @@ def wrapped(
     pen: ImageDraw.ImageDraw, text: str, letters: ImageFont.FreeTypeFont, room: float, lines: int
 ) -> list[str]:
     """A text in at most so many lines of ``room`` px, between words where it can; an ellipsis ends what is cut."""
-    out, rest = [], text
+    out: list[str] = []
+    rest = text
     while rest and len(out) < lines:
         fits = next((n for n in range(len(rest), 1, -1) if pen.textlength(rest[:n], letters) <= room), 1)
         space = rest.rfind(" ", 0, fits + 1)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -99,8 +100,9 @@ class Lpips:
         self.name = f"LPIPS, {net}"
         try:
             torch.load(file, map_location="cpu", weights_only=True)  # torchvision's own loading unpickles
+            kind = cast(Literal["vgg", "alex", "squeeze"], net)
             with _hub_with(file, name):
-                self._metric = LearnedPerceptualImagePatchSimilarity(net, reduction="none", normalize=True)
+                self._metric = LearnedPerceptualImagePatchSimilarity(kind, reduction="none", normalize=True)
         except (RuntimeError, ValueError, EOFError, OSError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ValueError(f"{file}: expected torchvision's {net} weights ({name}); {reason}") from None
