@@ -2,8 +2,9 @@
 
     python -m benchmarks.where_in_theta steps=4 learning_rate=2e-3 --json benchmarks/results/where_adam4.json
 
-Each episode's first chunk is learned into its own Θ; a linear map from Θ to the moved cube's start is
-fitted by ridge regression and tested by leaving one episode out. A guess (the mean start) stands beside.
+Each episode's first chunks are learned into its own Θ, one after the other; a linear map from Θ to the
+first moved cube's start is fitted by ridge regression and tested by leaving one episode out. A guess (the
+mean start) stands beside. ``--chunks 1`` asks what was written, more of them what is still there.
 Options of :class:`~world_model.memory.temp_lora.TempLora` are given as ``key=value``.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from tasks.shipped import weights_folder
 from world_model.chunks import LatentEpisodes
 from world_model.memory.temp_lora import TempLora
 from world_model.model import WorldModel
-from world_model.training import generator
+from world_model.slowfast import inner_loop
 
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
@@ -63,30 +65,38 @@ def moved_object(episode: Episode) -> str:
 
 
 @torch.no_grad()
-def thetas(model: WorldModel, memory: TempLora, data: LatentEpisodes, batch: int) -> tuple[Tensor, float]:
-    """B of every layer after the first chunk ``(N, P)``, and the mean effect on the predicted noise."""
+def thetas(
+    model: WorldModel, memory: TempLora, data: LatentEpisodes, chunks: int, batch: int
+) -> tuple[Tensor, float]:
+    """B of every layer after so many chunks ``(N, P)``, and the mean effect on the predicted noise."""
     rows, effects = [], []
     for at in range(0, len(data), batch):
-        chosen = range(at, min(at + batch, len(data)))
-        first = [data.segments[e][0] for e in chosen]
-        z = torch.stack([data.latents[e][s.start : s.stop + 1] for e, s in zip(chosen, first, strict=True)])
-        z = z.float().to(model.device)
-        tokens = model.text.encode([s.caption for s in first]).to(z)
-        generators = [generator(0, e) for e in chosen]
-        state = memory.update(memory.reset(len(z)), model.diffusion, z[:, :1], z[:, 1:], tokens, generators)
-        rows.append(torch.cat([b.flatten(1) for b in state.weights.tensors()[1::2]], 1).cpu())
-        effects.append(memory.effect(state.weights, model.diffusion, z[:, 1:]).cpu())
+        experience = inner_loop(model, data, range(at, min(at + batch, len(data))), "ground_truth", 0, 0)
+        weights = memory.weights(experience.states[chunks])
+        rows.append(torch.cat([b.flatten(1) for b in weights.tensors()[1::2]], 1).cpu())
+        effects.append(memory.effect(weights, model.diffusion, experience.news[chunks - 1]).cpu())
     return torch.cat(rows), float(torch.cat(effects).mean())
 
 
-def measure(weights: str, data: str, episodes: int, batch: int, options: dict[str, Any]) -> dict[str, Any]:
-    """Error in m of the decoded start, beside the guess's; json-able."""
+def measure(
+    weights: str, data: str, episodes: int, chunks: int, batch: int, options: dict[str, Any]
+) -> dict[str, Any]:
+    """Error in m of the decoded start, beside the guess's; json-able.
+
+    Raises:
+        ValueError: fewer than three episodes go on after so many chunks.
+    """
     dataset = load_episodes(data)
-    count = min(episodes, len(dataset))
     memory = TempLora(**options)
     model = WorldModel.from_pretrained(weights_folder(weights, "", "world_model"), memory)
-    chosen = [dataset[i] for i in range(count)]
-    features, effect = thetas(model, memory, LatentEpisodes(dataset, model.autoencoder, range(count)), batch)
+    longer = (i for i in range(len(dataset)) if len(dataset[i].segments) > chunks)
+    indices = list(islice(longer, episodes))
+    if len(indices) < 3:
+        raise ValueError(f"--chunks {chunks}: only {len(indices)} episodes are longer; lower it")
+    chosen, count = [dataset[i] for i in indices], len(indices)
+    latents = LatentEpisodes(dataset, model.autoencoder, indices)
+    latents.segments = [s[: chunks + 1] for s in latents.segments]
+    features, effect = thetas(model, memory, latents, chunks, batch)
     objects = [n for n in chosen[0].names if n != "gripper"]
     starts = np.stack([np.concatenate([e.position(n)[0, :2] for n in objects]) for e in chosen])
     column = np.array([objects.index(moved_object(e)) for e in chosen])
@@ -102,6 +112,7 @@ def measure(weights: str, data: str, episodes: int, batch: int, options: dict[st
         "ridge": ridge,
         "guess_m": round(error(np.broadcast_to(starts.mean(0), starts.shape)), 4),
         "effect": round(effect, 4),
+        "chunks": chunks,
         "episodes": count,
         "options": options,
         "model": model.version,
@@ -118,14 +129,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--weights", default="weights/cube_return", help="a world model's folder")
     parser.add_argument("--data", default="data/cube_return", help="a dataset of the task")
     parser.add_argument("--episodes", type=int, default=192, help="how many (default 192)")
+    parser.add_argument("--chunks", type=int, default=1, help="how many are learned before (default 1)")
     parser.add_argument("--batch", type=int, default=32, help="episodes at once (default 32)")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     args = parser.parse_args(argv)
-    if args.episodes < 3 or args.batch < 1:
-        parser.error("--episodes must be at least 3 and --batch at least 1")
+    if args.episodes < 3 or args.chunks < 1 or args.batch < 1:
+        parser.error("--episodes must be at least 3, --chunks and --batch at least 1")
     given = OmegaConf.to_container(OmegaConf.from_dotlist(args.options))
     try:
-        figures = measure(args.weights, args.data, args.episodes, args.batch, dict(given))  # type: ignore[arg-type]
+        figures = measure(args.weights, args.data, args.episodes, args.chunks, args.batch, dict(given))  # type: ignore[arg-type]
     except (TypeError, ValueError) as error:
         parser.error(str(error))
     for key, value in figures.items():

@@ -43,6 +43,14 @@ def sources_of(cfg: DictConfig) -> dict[str, Path]:
     return {part: Path(run) for part, run in given.items()}
 
 
+def forget_origin(folder: Path) -> None:
+    """Take the path that a part was opened from out of diffusers' ``config.json`` files."""
+    for path in folder.rglob("config.json"):
+        config = json.loads(path.read_text())
+        if isinstance(config, dict) and config.pop("_name_or_path", None) is not None:
+            write_json(path, config)
+
+
 def link_what_is_shared(part: Path, base: Path) -> None:
     """Replace folders of ``part`` that hold the same files as the base's by relative links to those."""
     for folder in [f for f in part.iterdir() if f.is_dir() and (base / f.name).is_dir()]:
@@ -72,6 +80,7 @@ def run(cfg: DictConfig) -> None:
         staged = target.with_name(f".{target.name}-{part}.tmp")
         shutil.rmtree(staged, ignore_errors=True)
         shutil.copytree(model, staged, ignore=shutil.ignore_patterns("metrics.json"))
+        forget_origin(staged)
         if part.startswith("world_model-"):
             link_what_is_shared(staged, target / "world_model")
         shutil.rmtree(target / part, ignore_errors=True)

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import imageio_ffmpeg
-import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from tasks.files import atomic_path
+from tasks.lettering import fitting, font
 
 PAPER, INK, FAINT = (255, 255, 255), (24, 28, 36), (96, 104, 118)
 SIDES = (("imagined", (20, 92, 168)), ("executed", (178, 84, 0)))  # the same colours as in the report
@@ -77,7 +77,7 @@ def _page(pair: tuple[np.ndarray, np.ndarray, str], scale: int, t: int, count: i
     small = font(13)
     pen.text((page.width - MARGIN, BAR / 2 + 4), moment, FAINT, small, anchor="rm")
     room = page.width - 3 * MARGIN - pen.textlength(moment, small)
-    pen.text((MARGIN, BAR / 2 + 4), caption, INK, _fitting(pen, caption, room), anchor="lm")
+    pen.text((MARGIN, BAR / 2 + 4), caption, INK, fitting(pen, caption, room), anchor="lm")
     for i, (frame, (label, colour)) in enumerate(zip(frames, SIDES, strict=True)):
         left, top = MARGIN + i * (width + MARGIN), BAR + LABEL
         pen.text((left, top - 6), label, colour, font(15, bold=True), anchor="ls")
@@ -86,14 +86,3 @@ def _page(pair: tuple[np.ndarray, np.ndarray, str], scale: int, t: int, count: i
     done = round((page.width - 1) * t / max(count - 1, 1))
     pen.rectangle((0, page.height - 4, done, page.height - 1), fill=INK)
     return np.array(page)
-
-
-def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which every matplotlib carries."""
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", name)), size)
-
-
-def _fitting(pen: ImageDraw.ImageDraw, text: str, room: float) -> ImageFont.FreeTypeFont:
-    """The largest font from 20 down to 9 px in which a text fits."""
-    return next((f for f in map(font, range(20, 9, -1)) if pen.textlength(text, f) <= room), font(9))

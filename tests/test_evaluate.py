@@ -126,3 +126,6 @@ def test_theta_tells_what_a_linear_map_can_read(text, tmp_path, capsys):
     with pytest.raises(SystemExit):
         where_in_theta.main([*command, "step=1"])
     assert "step" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        where_in_theta.main([*command, "--chunks", "2"])
+    assert "only 2 episodes are longer" in capsys.readouterr().err

@@ -127,7 +127,9 @@ def test_update_equals_adam_on_peft_over_the_whole_noised_sequence(tmp_path: Pat
     memory.save_episode(memory.reset(1), 0, tmp_path / "theta0")
     opened = PeftModel.from_pretrained(make_unet().double(), tmp_path / "theta0", is_trainable=True)
     opened.double()
-    adam = torch.optim.Adam([p for p in opened.parameters() if p.requires_grad], 2e-3, (0.9, 0.999))
+    adam = torch.optim.Adam(
+        [p for p in opened.parameters() if p.requires_grad], memory.learning_rate, (0.9, 0.999)
+    )
     sequence, (generator,) = torch.cat([past, new], 1), seeded(0)
     alphas = DDPMScheduler(1000).alphas_cumprod.double()
     for _ in range(3):

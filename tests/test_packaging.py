@@ -173,7 +173,9 @@ def test_shipping_records_the_settings_that_are_shipped(tmp_path: Path, monkeypa
 def test_the_loops_result_is_shipped_beside_the_base_and_shares_its_files(tmp_path, monkeypatch):
     for part, unet in (("world_model", "base"), ("loop", "finetuned"), ("inverse_dynamics", "reader")):
         run = tmp_path / part
-        for name, text in {"unet/w.bin": unet, "vae/w.bin": "same", "metrics.json": "{}"}.items():
+        origin = json.dumps({"_name_or_path": f"runs/{part}", "channels": 4})
+        files = {"unet/w.bin": unet, "vae/w.bin": "same", "vae/config.json": origin, "metrics.json": "{}"}
+        for name, text in files.items():
             write_text(run / "model" / name, text)
         write_text(run / "config.yaml", "seed: 0\n")
     monkeypatch.setattr(ship, "ROOT", tmp_path)
@@ -181,6 +183,7 @@ def test_the_loops_result_is_shipped_beside_the_base_and_shares_its_files(tmp_pa
     ship.run(compose("ship", [*runs, f"slowfast_loop.temp_lora={tmp_path}/loop"]))
     folder = tmp_path / "weights/cube_return"
     looped = folder / "world_model-temp_lora"
+    assert json.loads(read(folder / "world_model/vae/config.json")) == {"channels": 4}
     assert (looped / "vae").is_symlink() and read(looped / "vae/w.bin") == "same"
     assert not (looped / "unet").is_symlink() and read(looped / "unet/w.bin") == "finetuned"
     manifest = json.loads(read(folder / "manifest.json"))

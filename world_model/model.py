@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -233,6 +234,18 @@ class WorldModel:
         past = torch.cat([rollout.past, new], 1)[:, -self.past_frames :]
         return replace(rollout, index=rollout.index + 1, past=past, memory=memory)
 
+    def stream(self, image: np.ndarray, actions: Iterable[str], seed: int = 0) -> Iterator[Chunk]:
+        """A long video from one ``(H, W, 3)`` uint8 image: a chunk of one episode for each action.
+
+        Actions are taken when they are needed, so they may depend on the chunks before. A chunk is given
+        before it is remembered, which happens when the next one is asked for.
+        """
+        rollout = self.start(np.asarray(image)[None], [seed])
+        for action in actions:
+            rollout, chunk = self.imagine(rollout, [action])
+            yield chunk
+            rollout = self.remember(rollout, chunk)
+
     def effects(self, rollout: Rollout) -> list[tuple[float, ...]]:
         """Per episode and chunk, how much Θ changed the predicted noise; empty unless it is measured."""
         measured = getattr(rollout.memory, "effect", ())
@@ -448,6 +461,7 @@ def with_mask_channel(unet: UNet3DConditionModel, latent_channels: int) -> UNet3
 def fingerprint(folder: Path) -> str:
     """First 8 hex digits of the sha256 over the weights' files."""
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.safetensors")):
+    found = [Path(root) / name for root, _, names in os.walk(folder, followlinks=True) for name in names]
+    for path in sorted(p for p in found if p.suffix == ".safetensors"):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:8]

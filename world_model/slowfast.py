@@ -82,10 +82,10 @@ class EpisodeBatches:
                 f"{len(short)} of {len(data)} episodes hold a single chunk, which leaves nothing to remember; "
                 "collect episodes of at least 2 chunks"
             )
-        lengths = {s.stop - s.start for segments in data.segments for s in segments}
-        if lengths != {chunk_frames}:
+        frames = {s.stop - s.start for segments in data.segments for s in segments}
+        if frames != {chunk_frames}:
             raise ValueError(
-                f"the data has chunks of {sorted(lengths)} frames, the world model makes {chunk_frames}; "
+                f"the data has chunks of {sorted(frames)} frames, the world model makes {chunk_frames}; "
                 "collect data for this model, or train a model on this data"
             )
         self.per_epoch = sum(len(g) // size for g in self.groups.values())
@@ -157,7 +157,10 @@ def inner_loop(
         )
         true = true.float().to(device)
         texts = tuple(c.caption for c in chunks)
-        pasts.append(rollout.past), news.append(true), captions.append(texts), states.append(rollout.memory)
+        pasts.append(rollout.past)
+        news.append(true)
+        captions.append(texts)
+        states.append(rollout.memory)
         if k + 1 < len(segments[0]):
             new = model.imagine_latents(rollout, texts) if generated else true
             rollout = model.remember_latents(rollout, texts, new)

@@ -64,7 +64,7 @@ class TempLora:
     def __init__(
         self,
         steps: int = 4,
-        learning_rate: float = 2e-3,
+        learning_rate: float = 5e-3,
         timesteps: tuple[int, int] = (600, 1000),
         rank: int = 32,
         alpha: int = 32,

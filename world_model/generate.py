@@ -1,0 +1,208 @@
+"""A long video from one picture and a stream of actions in free text, one chunk of frames an action.
+
+    python -m world_model.generate image=start.png actions=actions.txt frames=1000
+    python -m world_model.generate image=start.png actions=-
+
+After each chunk the video, the chunk's latents and the whole state are on disk: after Ctrl-C, or when the
+process is killed, the same command goes on from there, bit for bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import hydra
+import numpy as np
+import torch
+from omegaconf import DictConfig, ListConfig
+
+from tasks.commands import ROOT, CommandError, OptionError, RunDir, integer, main
+from tasks.files import write_text
+from tasks.shipped import weights_folder
+from world_model.action_lines import ActionError, Actions, FileActions, StreamActions
+from world_model.device import pick_device
+from world_model.growing_video import GrowingVideo, captioned
+from world_model.memory.adapter import write_safetensors
+from world_model.model import WorldModel
+from world_model.picture import read_picture
+from world_model.rollout_file import load_rollout, save_rollout
+
+STATE, VIDEO, LOG = "state.safetensors", "video.mp4", "chunks.jsonl"
+ENDS = 10  # chunks at either end of a video whose times are compared
+
+
+# --- what goes in ------------------------------------------------------------------------------
+
+
+def source_of(cfg: DictConfig) -> Actions:
+    """The actions that ``cfg.actions`` names. Raises ActionError, OptionError."""
+    if cfg.actions is None or cfg.image is None:
+        raise OptionError(
+            "image=PICTURE and actions=FILE are needed, or actions=- to give actions on standard input"
+        )
+    if str(cfg.actions) == "-":
+        return StreamActions(sys.stdin.buffer, sys.stdin.isatty())
+    return FileActions(Path(str(cfg.actions)), repeat=cfg.frames is not None)
+
+
+def open_model(cfg: DictConfig) -> tuple[WorldModel, str]:
+    """The world model, and a line that names its weights. Raises CheckpointError, OptionError."""
+    scales = cfg.guidance
+    if scales is not None:
+        numbers = isinstance(scales, ListConfig) and all(isinstance(x, int | float) for x in scales)
+        if not numbers or len(scales) != 2:
+            raise OptionError(f"guidance={scales}: expected two numbers, [past scale, text scale]")
+    if cfg.sampling_steps is not None:
+        integer(cfg, "sampling_steps", 1)
+    memory = hydra.utils.instantiate(cfg.memory)
+    if memory.name.startswith("shuffled"):
+        raise OptionError("memory=shuffled exchanges the memories of several episodes; a video is one")
+    folder = weights_folder(cfg.weights, cfg.task.name, "world_model", memory.name)
+    model = WorldModel.from_pretrained(
+        folder,
+        memory,
+        pick_device(cfg.device),
+        sampling_steps=cfg.sampling_steps,
+        guidance=None if scales is None else tuple(scales),
+        theta_in=None if cfg.theta_in is None else tuple(cfg.theta_in),
+    )
+    if cfg.image_size % model.autoencoder.factor:
+        raise OptionError(f"image_size={cfg.image_size}: expected a multiple of {model.autoencoder.factor}")
+    shown = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
+    return model, f"{shown} ({model.version})"
+
+
+# --- what comes out ----------------------------------------------------------------------------
+
+
+def peak_memory(device: torch.device) -> float:
+    """Most memory of this process so far, GiB: the GPU's, or the resident set."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+class LongVideo:
+    """A video in a run directory, with all that it takes to go on with it.
+
+    Args:
+        picture: ``(H, W, 3)`` uint8; what an older state was made with must be the same.
+
+    Attributes:
+        done: the actions so far, one a chunk.
+        log: a record a chunk: its number and action, seconds and their parts, ``peak_gib``.
+        resumed: whether chunks were there already.
+
+    Raises:
+        CommandError: the directory's video was made with another picture or other weights.
+    """
+
+    def __init__(self, folder: RunDir, model: WorldModel, picture: np.ndarray, seed: int, fps: int):
+        self.folder, self.model, self.picture = folder, model, picture
+        self.made_with = {"image": hashlib.sha256(picture.tobytes()).hexdigest(), "weights": model.version}
+        self.done: list[str] = []
+        self.log: list[dict[str, Any]] = []
+        self.resumed = (folder / STATE).is_file()
+        if not self.resumed:
+            self.rollout = model.start(picture[None], [seed])
+            self.video = GrowingVideo(folder / VIDEO, fps)
+            return
+        self.rollout, told = load_rollout(folder / STATE, model)
+        for key, value in self.made_with.items():
+            if told[key] != value:
+                raise CommandError(
+                    f"{folder} was made with another {key} ({told[key][:8]}, now {value[:8]}); "
+                    "give fresh=true or another run_dir"
+                )
+        self.done = told["actions"]
+        lines = (folder / LOG).read_text().splitlines() if (folder / LOG).is_file() else []
+        self.log = [r for r in map(json.loads, lines) if r["chunk"] <= len(self.done)]
+        self.video = GrowingVideo(folder / VIDEO, fps, told["frames"], told["bytes"])
+
+    def advance(self, action: str) -> str:
+        """Imagine, remember and store one more chunk; the line that says so."""
+        begun, number = time.perf_counter(), len(self.done) + 1
+        rollout, chunk = self.model.imagine(self.rollout, [action])
+        imagined = time.perf_counter()
+        rollout = self.model.remember(rollout, chunk)
+        remembered = time.perf_counter()
+        if not self.video.frames:
+            self.video.append(captioned(self.picture[None], "start", 0))
+        write_safetensors(
+            self.folder / f"latents/chunk_{number:05d}.safetensors", {"latents": chunk.latents[0]}
+        )
+        self.video.append(captioned(chunk.frames[0], action, self.video.frames))
+        self.done, self.rollout = [*self.done, action], rollout
+        told = {"actions": self.done, "frames": self.video.frames, "bytes": self.video.size}
+        save_rollout(self.folder / STATE, self.model, rollout, **self.made_with, **told)
+        seconds = {
+            "imagine": imagined - begun,
+            "remember": remembered - imagined,
+            "seconds": time.perf_counter() - begun,
+        }
+        record = {"chunk": number, "action": action} | {k: round(v, 4) for k, v in seconds.items()}
+        self.log.append(record | {"peak_gib": round(peak_memory(self.model.device), 4)})
+        write_text(self.folder / LOG, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in self.log))
+        return (
+            f"chunk {number:4d}  {seconds['seconds']:6.2f} s (imagine {seconds['imagine']:.2f}, remember "
+            f"{seconds['remember']:.2f})  peak {self.log[-1]['peak_gib']:.2f} GiB  {self.imagined} frames  {action}"
+        )
+
+    @property
+    def imagined(self) -> int:
+        """Frames so far, without the picture that was given."""
+        return len(self.done) * self.model.settings.chunk_frames
+
+
+def closing_line(log: Sequence[dict[str, Any]]) -> str:
+    """Median time per chunk at the beginning and at the end, and the peak of memory, of a log."""
+    if not log:
+        return "no times are kept"
+    first, last = (float(np.median([r["seconds"] for r in part])) for part in (log[:ENDS], log[-ENDS:]))
+    peak = max(r["peak_gib"] for r in log)
+    return f"{len(log)} chunks: {first:.2f} s each at first, {last:.2f} s at last; peak {peak:.2f} GiB"
+
+
+def run(cfg: DictConfig) -> None:
+    wanted = None if cfg.frames is None else integer(cfg, "frames", 1)
+    seed, size, fps = integer(cfg, "seed", 0), integer(cfg, "image_size", 8), integer(cfg, "fps", 1)
+    source = source_of(cfg)
+    picture, changes = read_picture(Path(str(cfg.image)), size)
+    model, weights = open_model(cfg)
+    run_dir = RunDir.open("generate", cfg, ignore=("device", "frames"))
+    video = LongVideo(run_dir, model, picture, seed, fps)
+    used = model.settings
+    header = {
+        "task": cfg.task.name,
+        "model": f"{used.name}, {used.sampling_steps} sampling steps, guidance {list(used.guidance)}",
+        "weights": weights,
+        "memory": model.memory.name,
+        "image": f"{cfg.image}" + (f" ({changes})" if changes else ""),
+        "device": str(model.device),
+        "video": str(run_dir / VIDEO),
+    }
+    if video.resumed:
+        header["goes on"] = f"after chunk {len(video.done)} (fresh=true starts anew)"
+    print("\n".join(f"{k:>8}  {v}" for k, v in header.items()), flush=True)
+    chunks = None if wanted is None else max(0, -(-wanted // used.chunk_frames) - len(video.done))
+    before = len(video.done)
+    for action in islice(source.after(video.done), chunks):
+        print(video.advance(action), flush=True)
+    if not video.done:
+        raise ActionError("standard input gave no action; write one a line, such as: pick up the red cube")
+    if len(video.done) == before:
+        print("finished already; more actions or more frames= go on, fresh=true starts anew")
+    print(f"{video.imagined} frames; {closing_line(video.log)}\nvideo: {run_dir / VIDEO}")
+
+
+if __name__ == "__main__":
+    main("generate", run)
