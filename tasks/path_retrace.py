@@ -253,7 +253,7 @@ class PathRetrace(Task):
         for action in np.asarray(actions, np.float64):
             named = dict(zip(names, action.tolist(), strict=True))
             way = np.array([named["right"] - named["left"], named["forward"] - named["back"]])
-            way *= self.stride / max(np.linalg.norm(way), 1.0)
+            way *= self.stride / max(float(np.linalg.norm(way)), 1.0)
             yaw = poses[-1][2] + named["camera_yaw"]
             c, s = np.cos(np.deg2rad(yaw)), np.sin(np.deg2rad(yaw))
             east, north = way[0] * c + way[1] * s, way[1] * c - way[0] * s
