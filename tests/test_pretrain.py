@@ -33,7 +33,7 @@ from torch import nn
 
 from tasks.commands import compose, main
 from tasks.dataset import load_episodes
-from world_model.chunks import LatentEpisodes, change_weight
+from world_model.chunks import Focus, LatentEpisodes, change_weight
 from world_model.device import pick_device, pick_precision
 from world_model.diffusion import Diffusion
 from world_model.model import WorldModel
@@ -330,6 +330,18 @@ def test_draws_depend_on_the_generator_alone(episodes):
     assert not torch.equal(a.clean, c.clean)
 
 
+def test_the_focus_is_drawn_in_its_share(episodes):
+    pattern = episodes.captions()[0]
+    plain = episodes.draw(300, 1, 4, generator(0, 0)).captions.count(pattern) / 300
+    focused = episodes.draw(300, 1, 4, generator(0, 0), Focus.of(pattern, 0.8)).captions.count(pattern) / 300
+    assert focused == pytest.approx(0.8 + 0.2 * plain, abs=0.06) and plain < 0.5
+    absent = episodes.draw(8, 1, 4, generator(0, 1), Focus.of("no such caption", 1.0))
+    assert len(absent.captions) == 8
+    assert Focus.of(None, 0.5) is None
+    with pytest.raises(ValueError, match=r"focus='\(' is no regular expression"):
+        Focus.of("(", 0.5)
+
+
 def test_episodes_that_do_not_fit(data, episodes, tmp_path):
     assert set(episodes.captions()) == set(CAPTIONS) and len(episodes) == 6
     with pytest.raises(ValueError, match="no episode has 10 past and 4 new frames; collect longer episodes"):
@@ -376,7 +388,7 @@ def test_the_processes_parts_make_up_the_batch(episodes, share):
 
 
 def test_timesteps_and_the_learning_rate():
-    t = draw_timesteps(4000, 1000, 0.5, generator(0, 0))
+    t = draw_timesteps(4000, 1000, 0.5, 0.5, generator(0, 0))
     assert int(t.min()) >= 0 and int(t.max()) <= 999
     assert abs(float((t >= 500).float().mean()) - 0.75) < 0.03
     rates = [learning_rate_at(s, 100, 1.0, 10) for s in range(101)]

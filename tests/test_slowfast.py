@@ -33,7 +33,14 @@ from world_model.training import Learner, TrainingError, generator
 ROOT = Path(__file__).resolve().parents[1]
 LAST = "training/last.safetensors"
 OPTIONS = OmegaConf.create(
-    {"drop_past": 0.0, "drop_text": 0.0, "sequence_share": 0.0, "high_noise": 0.5, "change_weight": 1.0}
+    {
+        "drop_past": 0.0,
+        "drop_text": 0.0,
+        "sequence_share": 0.0,
+        "high_noise": 0.5,
+        "high_from": 0.5,
+        "change_weight": 1.0,
+    }
 )
 TINY = (
     "device=cpu", "memory.rank=2", "memory.alpha=2", "memory.steps=1", "batch_size=2", "iterations=2",
@@ -164,7 +171,7 @@ def test_an_outer_step_trains_phi_at_phi_plus_theta_and_leaves_theta(model, epis
         assert state.weights.distance(before).max() == 0
         assert not any(t.requires_grad for t in state.weights.tensors())
     step = next(s for s in range(2, 20) if 0 not in chosen(loss, s))
-    with_theta = float(loss(step)[0])
+    with_theta = float(loss(step)[0].detach())
     model.use_memory(NoMemory())
     without = make_loss(model, episodes)
     assert float(without(step)[0]) != pytest.approx(with_theta, rel=1e-6)
@@ -317,3 +324,10 @@ def test_bad_input_is_one_line(data, base, tmp_path, capsys):
         err = capsys.readouterr().err.strip()
         assert expected in err.splitlines()[-1], err
         assert "Traceback" not in err
+
+
+def test_a_share_outside_its_range_is_named(text):
+    model = make_model(text)
+    wrong = OmegaConf.merge(OPTIONS, {"high_from": 1.5})
+    with pytest.raises(ValueError, match=r"high_from=1.5: expected a share from 0 to 1"):
+        Objective(model.diffusion, model.text, wrong)

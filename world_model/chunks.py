@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,24 @@ class Batch:
     clean: Tensor
     captions: tuple[str, ...]
     past_frames: int
+
+
+@dataclass(frozen=True)
+class Focus:
+    """Captions to draw more often: a share of the draws takes chunks whose caption the pattern finds."""
+
+    pattern: re.Pattern[str]
+    share: float
+
+    @classmethod
+    def of(cls, pattern: str | None, share: float) -> Focus | None:
+        """None without a pattern. Raises ValueError for one that is no regular expression."""
+        if pattern is None:
+            return None
+        try:
+            return cls(re.compile(pattern), share)
+        except re.error as error:
+            raise ValueError(f"focus={pattern!r} is no regular expression: {error}") from None
 
 
 class LatentEpisodes:
@@ -88,14 +107,20 @@ class LatentEpisodes:
             )
         return places
 
-    def draw(self, size: int, past: int, new: int, rng: torch.Generator) -> Batch:
-        """``size`` chunks with f_p = past and f_g = new, uniform over the segments that allow it."""
+    def draw(self, size: int, past: int, new: int, rng: torch.Generator, focus: Focus | None = None) -> Batch:
+        """``size`` chunks with f_p = past and f_g = new, uniform over the segments that allow it, but for
+        the focus's share of them, which its pattern must find."""
         allowed = self.allowed(past, new)
+        pools = [allowed] * size
+        if focus is not None:
+            wanted = [(e, s) for e, s in allowed if focus.pattern.search(self.segments[e][s].caption)]
+            focused = torch.rand(size, generator=rng) < focus.share
+            pools = [wanted if f and wanted else allowed for f in focused.tolist()]
         clean, captions = [], []
-        for k in torch.randint(len(allowed), (size,), generator=rng).tolist():
-            starts = self._starts(allowed[k], past, new)
+        for pool in pools:
+            episode, s = pool[int(torch.randint(len(pool), (1,), generator=rng))]
+            starts = self._starts((episode, s), past, new)
             j = starts[int(torch.randint(len(starts), (1,), generator=rng))]
-            episode, s = allowed[k]
             clean.append(self.latents[episode][j + 1 - past : j + 1 + new])
             captions.append(self.segments[episode][s].caption)
         return Batch(torch.stack(clean).float(), tuple(captions), past)

@@ -21,7 +21,11 @@ class ObjectiveOptions(Protocol):
     drop_text: float
     sequence_share: float
     high_noise: float
+    high_from: float
     change_weight: float
+
+
+SHARES = ("drop_past", "drop_text", "sequence_share", "high_noise", "high_from")
 
 
 @dataclass(frozen=True)
@@ -47,22 +51,32 @@ class Draws:
         return replace(self, **{name: getattr(self, name)[chosen] for name in fields})
 
 
-def draw_timesteps(count: int, total: int, high_share: float, rng: torch.Generator) -> Tensor:
-    """``(count,)`` uniform timesteps, a share of them from the noisier half."""
-    low = torch.where(torch.rand(count, generator=rng) < high_share, total // 2, 0)
+def draw_timesteps(
+    count: int, total: int, high_share: float, high_from: float, rng: torch.Generator
+) -> Tensor:
+    """``(count,)`` uniform timesteps, a share of them from ``high_from · total`` on."""
+    low = torch.where(torch.rand(count, generator=rng) < high_share, int(high_from * total), 0)
     return (low + torch.rand(count, generator=rng) * (total - low)).long()
 
 
 class Objective:
-    """Eq. 2, and for a share of the batches Eq. 3, so that fast learning's objective is in distribution."""
+    """Eq. 2, and for a share of the batches Eq. 3, so that fast learning's objective is in distribution.
+
+    Raises:
+        ValueError: a share outside 0 to 1.
+    """
 
     def __init__(self, diffusion: Diffusion, text: TextEncoder, options: ObjectiveOptions):
+        shares = {n: getattr(options, n) for n in SHARES}
+        if wrong := [f"{n}={v}" for n, v in shares.items() if not 0 <= v <= 1]:
+            raise ValueError(f"{', '.join(wrong)}: expected a share from 0 to 1")
         self.diffusion, self.text, self.options = diffusion, text, options
 
     def draw(self, shape: Sequence[int], rng: torch.Generator) -> Draws:
         """The random numbers of a batch of ``(B, F, C, h, w)`` latents."""
         options, count = self.options, shape[0]
-        t = draw_timesteps(count, self.diffusion.num_train_timesteps, options.high_noise, rng)
+        total = self.diffusion.num_train_timesteps
+        t = draw_timesteps(count, total, options.high_noise, options.high_from, rng)
         noise = torch.randn(tuple(shape), generator=rng)
         with_text = torch.rand(count, generator=rng) >= options.drop_text
         with_past = torch.rand(count, generator=rng) >= options.drop_past

@@ -27,7 +27,7 @@ from tasks.commands import OptionError, RunDir, integer, main
 from tasks.dataset import load_episodes
 from tasks.files import write_json
 from world_model.autoencoder import FrameAutoencoder
-from world_model.chunks import Batch, LatentEpisodes
+from world_model.chunks import Batch, Focus, LatentEpisodes
 from world_model.device import pick_device, pick_precision
 from world_model.diffusion import Diffusion
 from world_model.model import Settings, WorldModel, local_folder, no_dropout
@@ -57,7 +57,7 @@ def build_unet(cfg: DictConfig, latent_channels: int) -> UNet3DConditionModel:
 
 
 class ChunkLoss:
-    """The objective on each step's batch of chunks, drawn uniformly from the data."""
+    """The objective on each step's batch of chunks, drawn from the data."""
 
     def __init__(
         self,
@@ -72,12 +72,13 @@ class ChunkLoss:
         self.pairs = [(int(p), int(n)) for p, n, _ in cfg.diffusion.pairs]
         for past, new in self.pairs:
             data.allowed(past, new)
+        self.focus = Focus.of(cfg.diffusion.focus, cfg.diffusion.focus_share)
         self.shares = torch.tensor([float(w) for *_, w in cfg.diffusion.pairs])
 
     def batch(self, step: int, seed: int) -> tuple[Batch, torch.Generator]:
         rng = generator(seed, step)
         past, new = self.pairs[int(torch.multinomial(self.shares, 1, generator=rng))]
-        return self.data.draw(self.options.batch_size, past, new, rng), rng
+        return self.data.draw(self.options.batch_size, past, new, rng, self.focus), rng
 
     def __call__(self, step: int, seed: int, part: slice = slice(None)) -> tuple[Tensor, dict[str, float]]:
         """The loss of ``part`` of step ``step``'s batch; every process draws the whole batch."""
