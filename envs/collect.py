@@ -31,7 +31,7 @@ from tqdm import tqdm
 from envs.base import EpisodeLostError, TaskEnv
 from envs.expert import expert_actions
 from tasks import Episode, Layout, Segment
-from tasks.commands import CommandError, differences, fail, integer, main, plain, version
+from tasks.commands import CommandError, differences, factory, fail, integer, main, plain, version
 from tasks.dataset import COLLECTION, DatasetWriter, EpisodeDataset, load_episodes
 
 Seed = int
@@ -143,14 +143,14 @@ def collect(cfg: DictConfig) -> Path:
     """Make the dataset that ``cfg`` describes, or go on making it; returns its path."""
     episodes, workers, path = integer(cfg, "episodes", 1), integer(cfg, "workers", 1), Path(cfg.path)
     config = {key: value for key, value in plain(cfg).items() if key in ("task", "env", "episodes")}
-    task, factory = hydra.utils.instantiate(cfg.task), hydra.utils.instantiate(cfg.env)
+    task, make_env = hydra.utils.instantiate(cfg.task), factory(cfg, "env")
     if episodes > len(task.train_seeds):
         fail(f"episodes={episodes}: {task.name} has {len(task.train_seeds)} training seeds")
     seeds = task.train_seeds[:episodes]
     if path.exists():
         _print_finished(path, config, seeds, task.unit)
         return path
-    fps = factory.func.metadata["render_fps"]
+    fps = make_env.func.metadata["render_fps"]
     group, robot = integer(cfg, "group", 1), cfg.env._target_.rpartition(".")[2]
     writer = DatasetWriter(path, fps, task.action_spec.names, config, group, robot)
     with closing(writer):

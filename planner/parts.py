@@ -13,7 +13,7 @@ from inverse_dynamics.model import InverseDynamics
 from planner.decomposer.base import Decomposer
 from planner.locator import Locator
 from tasks import Task
-from tasks.commands import ROOT, CommandError
+from tasks.commands import ROOT, CommandError, factory
 from tasks.shipped import weights_folder
 from world_model.device import pick_device
 from world_model.model import WorldModel, fingerprint
@@ -40,7 +40,7 @@ def assemble(cfg: DictConfig, count: int) -> Parts:
             "its configs/locator/TASK.yaml"
         )
     task: Task = hydra.utils.instantiate(cfg.task)
-    make_env = hydra.utils.instantiate(cfg.env)
+    make_env = factory(cfg, "env")
     memory = hydra.utils.instantiate(cfg.memory)
     device = pick_device(cfg.device)
     model_folder = weights_folder(cfg.weights, task.name, "world_model", memory.name)

@@ -7,6 +7,7 @@ and in the groups beside it (``task=``, ``env=``, ``model=``, ``memory=``, ``dec
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 import re
@@ -14,8 +15,9 @@ import sys
 import tomllib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import hydra
 import yaml
@@ -142,6 +144,20 @@ def _explain(error: Exception, command: str, argv: Sequence[str]) -> str:
             f"unknown option {name!r}{f' in {parent}' if parent else ''}; have: {', '.join(have) or 'none'}"
         )
     return one_line(error)
+
+
+def factory(cfg: DictConfig, key: str) -> partial[Any]:
+    """A part that is made later, as often as needed: what its node says, by ``_partial_: true``.
+
+    Raises:
+        OptionError: its class does not take one of the options.
+    """
+    part = hydra.utils.instantiate(cfg[key])
+    taken = inspect.signature(hydra.utils.get_class(cfg[key]._target_)).parameters
+    given = [str(name) for name in cfg[key] if not str(name).startswith("_")]
+    if unknown := [name for name in given if name not in taken]:
+        raise OptionError(f"unknown option {unknown[0]!r} in {key}; have: {', '.join(sorted(taken))}")
+    return cast("partial[Any]", part)
 
 
 def integer(cfg: DictConfig, key: str, minimum: int) -> int:

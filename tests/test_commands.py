@@ -13,7 +13,7 @@ import pytest
 from omegaconf import OmegaConf
 
 import tasks.commands
-from tasks.commands import CONFIGS, CommandError, OptionError, RunDir, compose, integer, main, plain
+from tasks.commands import CONFIGS, CommandError, OptionError, RunDir, compose, factory, integer, main, plain
 from tasks.files import atomic_path, write_json
 
 REPO = Path(__file__).resolve().parents[1]
@@ -52,6 +52,13 @@ def test_bad_options_are_one_line(override, says):
     with pytest.raises(OptionError) as error:
         compose("collect", [override])
     assert says in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("option", names("env"))
+def test_an_option_that_an_env_does_not_take_is_named(option):
+    assert factory(compose("collect", [f"env={option}"]), "env").func.__module__.startswith("envs.")
+    with pytest.raises(OptionError, match=r"unknown option 'legs' in env; have: .*image_size"):
+        factory(compose("collect", [f"env={option}", "+env.legs=2"]), "env")
 
 
 @pytest.fixture()
