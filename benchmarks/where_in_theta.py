@@ -5,6 +5,7 @@
 Each episode's first chunks are learned into its own Θ, one after the other; a linear map from Θ to the
 first moved cube's start is fitted by ridge regression and tested by leaving one episode out. A guess (the
 mean start) stands beside. ``--chunks 1`` asks what was written, more of them what is still there.
+The same map is fitted to the UNet's middle activations at one fixed input under each Θ: what Φ can read.
 Options of :class:`~world_model.memory.temp_lora.TempLora` are given as ``key=value``.
 """
 
@@ -12,6 +13,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from omegaconf import OmegaConf
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.provenance import commit, processor
 from tasks import Episode
@@ -27,10 +30,12 @@ from tasks.dataset import load_episodes
 from tasks.files import write_json
 from tasks.shipped import weights_folder
 from world_model.chunks import LatentEpisodes
+from world_model.memory.lora import LoraWeights
 from world_model.memory.temp_lora import TempLora
 from world_model.model import WorldModel
 from world_model.slowfast import inner_loop
 
+NOISE = 0.96  # of all timesteps: where sampling decides what will stand where
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
 
@@ -64,18 +69,59 @@ def moved_object(episode: Episode) -> str:
     return named[0]
 
 
+@contextmanager
+def recorded(module: nn.Module) -> Iterator[list[Tensor]]:
+    """While open, what a module puts out is appended to the list."""
+    outputs: list[Tensor] = []
+    hook = module.register_forward_hook(lambda _, __, output: outputs.append(output.detach().cpu()))
+    try:
+        yield outputs
+    finally:
+        hook.remove()
+
+
+class Reader:
+    """What Φ makes of Θ at one fixed input, the same for every episode: the activations of the UNet's middle.
+
+    Args:
+        clean: ``(1, f_p + f_g, C, h, w)``, the input; its new frames are all but noise.
+        tokens: ``(1, n, D)``.
+    """
+
+    def __init__(self, model: WorldModel, clean: Tensor, past_frames: int, tokens: Tensor):
+        self.model, self.clean, self.past_frames, self.tokens = model, clean, past_frames, tokens
+        self.noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)).to(clean)
+
+    def __call__(self, weights: LoraWeights) -> Tensor:
+        """``(B, P)`` at Φ + Θ of B episodes."""
+        assert self.model.injector is not None
+        diffusion, count = self.model.diffusion, weights.batch
+        t = torch.full((count,), int(NOISE * diffusion.num_train_timesteps), device=self.clean.device)
+        clean, noise, tokens = (x.expand(count, *x.shape[1:]) for x in (self.clean, self.noise, self.tokens))
+        with self.model.injector.applied(weights), recorded(self.model.unet.mid_block) as outputs:
+            diffusion.conditional_loss(clean, self.past_frames, t, noise, tokens)
+        return outputs[0].reshape(count, -1).float()
+
+
 @torch.no_grad()
 def thetas(
     model: WorldModel, memory: TempLora, data: LatentEpisodes, chunks: int, batch: int
-) -> tuple[Tensor, float]:
-    """B of every layer after so many chunks ``(N, P)``, and the mean effect on the predicted noise."""
-    rows, effects = [], []
+) -> tuple[Tensor, Tensor, float]:
+    """B of every layer after so many chunks ``(N, P)``, the activations under it ``(N, P')``, and the mean
+    effect on the predicted noise."""
+    rows, read, effects = [], [], []
+    reader: Reader | None = None
     for at in range(0, len(data), batch):
         experience = inner_loop(model, data, range(at, min(at + batch, len(data))), "ground_truth", 0, 0)
+        if reader is None:
+            past, new = experience.pasts[chunks][:1], experience.news[chunks][:1]
+            tokens = model.text.encode(experience.captions[chunks][:1]).to(past)
+            reader = Reader(model, torch.cat([past, new], 1), past.shape[1], tokens)
         weights = memory.weights(experience.states[chunks])
         rows.append(torch.cat([b.flatten(1) for b in weights.tensors()[1::2]], 1).cpu())
+        read.append(reader(weights))
         effects.append(memory.effect(weights, model.diffusion, experience.news[chunks - 1]).cpu())
-    return torch.cat(rows), float(torch.cat(effects).mean())
+    return torch.cat(rows), torch.cat(read), float(torch.cat(effects).mean())
 
 
 def measure(
@@ -96,7 +142,7 @@ def measure(
     chosen, count = [dataset[i] for i in indices], len(indices)
     latents = LatentEpisodes(dataset, model.autoencoder, indices)
     latents.segments = [s[: chunks + 1] for s in latents.segments]
-    features, effect = thetas(model, memory, latents, chunks, batch)
+    features, activations, effect = thetas(model, memory, latents, chunks, batch)
     objects = [n for n in chosen[0].names if n != "gripper"]
     starts = np.stack([np.concatenate([e.position(n)[0, :2] for n in objects]) for e in chosen])
     column = np.array([objects.index(moved_object(e)) for e in chosen])
@@ -105,11 +151,12 @@ def measure(
         cells = (predicted - starts).reshape(count, -1, 2)[np.arange(count), column]
         return float(np.linalg.norm(cells, axis=1).mean())
 
-    errors = {ridge: error(p) for ridge, p in leave_one_out(features, starts).items()}
-    ridge = min(errors, key=lambda r: errors[r])
+    def decoded(x: Tensor) -> float:
+        return min(error(predicted) for predicted in leave_one_out(x, starts).values())
+
     return {
-        "error_m": round(errors[ridge], 4),
-        "ridge": ridge,
+        "error_m": round(decoded(features), 4),
+        "read_m": round(decoded(activations), 4),
         "guess_m": round(error(np.broadcast_to(starts.mean(0), starts.shape)), 4),
         "effect": round(effect, 4),
         "chunks": chunks,

@@ -197,20 +197,21 @@ Medians over {next(iter(result["one_chunk"].values()))["rounds"]} rounds, with a
 def where_section(results: list[dict[str, Any]]) -> str:
     """What a linear map reads off Θ."""
     lines = [
-        "| fast learning | start decoded to, m | a guess, m | effect of Θ | episodes |",
-        "|---|---|---|---|---|",
+        "| fast learning | chunks | decoded from Θ, m | from activations, m | a guess, m | effect of Θ | model |",
+        "|---|---|---|---|---|---|---|",
     ]
-    for r in sorted(results, key=lambda r: r["error_m"]):
+    for r in sorted(results, key=lambda r: (r["chunks"], r["read_m"])):
         options = ", ".join(f"{k}={v}" for k, v in r["options"].items()) or "defaults"
         lines.append(
-            f"| {options} | {r['error_m']:.3f} | {r['guess_m']:.3f} | {r['effect']:.1%} | {r['episodes']} |"
+            f"| {options} | {r['chunks']} | {r['error_m']:.3f} | {r['read_m']:.3f} | {r['guess_m']:.3f} | "
+            f"{r['effect']:.1%} | {r['model']} |"
         )
     table, r = "\n".join(lines), results[0]
     return f"""## What Θ holds
 
-The start of the cube that moves, decoded by a linear map from Θ after the first chunk, one episode left out at a
-time: what fast learning writes, whether or not Φ can read it. `{r["command"]}` and the like; commit {r["commit"]};
-{r["hardware"]}; world model {r["model"]}.
+The start of the cube that moves first, decoded by a linear map, one of {r["episodes"]} episodes left out at a time:
+from Θ after so many chunks (what fast learning wrote), and from the UNet's middle activations at one fixed input
+under each Θ (what Φ can read of it). `{r["command"]}` and the like; commit {r["commit"]}; {r["hardware"]}.
 
 {table}
 """

@@ -121,7 +121,7 @@ def test_theta_tells_what_a_linear_map_can_read(text, tmp_path, capsys):
     figures = json.loads((tmp_path / "out.json").read_text())
     (tmp_path / "out.json").rename(tmp_path / "where_one.json")
     page = write_results(tmp_path, tmp_path / "page.md").read_text()
-    assert f"| {figures['error_m']:.3f} | {figures['guess_m']:.3f} |" in page
+    assert f"| {figures['error_m']:.3f} | {figures['read_m']:.3f} | {figures['guess_m']:.3f} |" in page
     assert figures["episodes"] == 6 and figures["effect"] > 0 and figures["options"]["steps"] == 1
     with pytest.raises(SystemExit):
         where_in_theta.main([*command, "step=1"])
