@@ -149,6 +149,25 @@ def test_update_equals_adam_on_peft_over_the_whole_noised_sequence(tmp_path: Pat
         torch.testing.assert_close(b[0], theirs[f"{full}B.default.weight"], atol=1e-6, rtol=0.0)
 
 
+@pytest.mark.parametrize(("draws", "equal"), [("own", False), ("shared", True)])
+def test_shared_draws_leave_only_what_was_seen(draws: str, equal: bool) -> None:
+    """The same chunks under other seeds: the same Θ, and another one for an episode that is further on."""
+    memory = make_memory(make_unet().double(), steps=2, draws=draws)
+    denoiser = TinyDenoiser(memory.injector.unet)
+    past, new = (latents(1, n, n).double().expand(2, -1, -1, -1, -1) for n in (1, 2))
+    state = memory.update(memory.reset(2), denoiser, past, new, words(2), seeded(5, 6))
+    one, other = state.weights.select([0]), state.weights.select([1])
+    assert bool(one.distance(other) < 1e-5) == equal
+    if equal:
+        again = memory.update(memory.reset(1), denoiser, past[:1], new[:1], words(1), seeded(9))
+        assert_same(again.weights, one, atol=1e-6)
+        later = TempLoraState(memory.reset(1).weights, None, (1,))
+        assert (
+            memory.update(later, denoiser, past[:1], new[:1], words(1), seeded(9)).weights.distance(one)
+            > 1e-3
+        )
+
+
 def test_update_leaves_the_base_and_older_states_bitwise_unchanged() -> None:
     unet = make_unet()
     memory = make_memory(unet)
@@ -369,7 +388,13 @@ def test_theta0_is_one_fixed_draw_and_survives_saving(tmp_path: Path) -> None:
 
 
 def test_bad_options_and_targets_are_refused() -> None:
-    for options in ({"steps": 0}, {"timesteps": (900, 100)}, {"optimizer_state": "kept"}, {"rank": 0}):
+    for options in (
+        {"steps": 0},
+        {"draws": "none"},
+        {"timesteps": (900, 100)},
+        {"optimizer_state": "kept"},
+        {"rank": 0},
+    ):
         with pytest.raises(ValueError, match="expected"):
             TempLora(**options)
     with pytest.raises(ValueError, match="to_queue"):

@@ -53,6 +53,8 @@ class TempLora:
         optimizer: ``adam``, or ``sgd``: plain steps along the gradient, the local learning rule of Eq. 4-6.
         optimizer_state: ``reset`` starts Adam anew for each chunk, ``keep`` carries its moments on.
         betas: Adam's; the paper's default (Appendix C.1). No weight decay.
+        draws: whose timesteps and noise a step sees: each episode its ``own``, or all of them ``shared`` ones,
+            fixed for an episode's n-th chunk, so that Θ differs from episode to episode only by what was seen.
         measure_effect: record how much Θ changes the prediction, at the price of two more passes a chunk.
 
     Raises:
@@ -74,6 +76,7 @@ class TempLora:
         optimizer: Literal["adam", "sgd"] = "adam",
         optimizer_state: Literal["reset", "keep"] = "reset",
         betas: tuple[float, float] = (0.9, 0.999),
+        draws: Literal["own", "shared"] = "own",
         measure_effect: bool = False,
     ) -> None:
         low, high = timesteps
@@ -96,7 +99,9 @@ class TempLora:
             )
         if optimizer == "sgd" and optimizer_state == "keep":
             raise ValueError("optimizer_state=keep: sgd has no state; expected reset with it")
-        self.name = NAMES[objective]
+        if draws not in ("own", "shared"):
+            raise ValueError(f"draws={draws!r}: expected own or shared")
+        self.name, self.draws = NAMES[objective], draws
         self.steps, self.learning_rate, self.timesteps = steps, learning_rate, (low, high)
         self.objective, self.replay, self.optimizer = objective, replay, optimizer
         self.optimizer_state, self.betas = optimizer_state, (betas[0], betas[1])
@@ -184,12 +189,15 @@ class TempLora:
             past: ``(B, f_p, C, h, w)`` clean latents, the chunk's input.
             new: ``(B, f_g, C, h, w)`` clean latents, the chunk's output.
             tokens: ``(B, n, D)`` text; read by ``objective=conditional`` alone.
-            generators: one per episode, for its windows, timesteps and noise.
+            generators: one per episode, for its windows, timesteps and noise; unused with shared ones.
 
         Raises:
             ValueError: batches differ, or ``timesteps`` exceed the model's.
         """
         self._check(state, denoiser, past, new, generators)
+        if self.draws == "shared":
+            counted = zip(generators, state.updates, strict=True)
+            generators = [torch.Generator(g.device).manual_seed(count) for g, count in counted]
         with torch.inference_mode(False), torch.enable_grad(), self.injector.frozen_base():
             past, new, tokens = (x.detach().clone() for x in (past, new, tokens))
             frames = tuple(extended(*x) for x in zip(state.frames, past, new, strict=bool(state.frames)))
