@@ -13,13 +13,14 @@ def weights_folder(given: str | None, task: str, part: str, memory: str | None =
     Args:
         given: the folder, or the folder above it, as ``weights/TASK`` is.
         part: ``world_model`` or ``inverse_dynamics``.
-        memory: where weights that were finetuned with this memory are shipped, they are taken.
+        memory: where weights that were finetuned with this memory are shipped, they are taken; a control
+            such as ``shuffled temp_lora`` takes those of the memory that it controls.
 
     Raises:
         CommandError: there is none.
     """
     above = Path(given) if given else ROOT / "weights" / task
-    names = [f"{part}-{memory}", part] if memory else [part]
+    names = [f"{part}-{memory.split()[-1]}", part] if memory else [part]
     folder = next(
         (above / name for name in names if (above / name).is_dir()), above if given else above / part
     )

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 import tasks.commands
 from tasks.commands import CONFIGS, CommandError, OptionError, RunDir, compose, factory, integer, main, plain
 from tasks.files import atomic_path, write_json
+from tasks.shipped import weights_folder
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -240,3 +241,21 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         raise KeyboardInterrupt
     assert json.loads((tmp_path / "deep/a.json").read_text()) == {"a": [1, "é"]}
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["a.json"]
+
+
+# --- shipped weights ---------------------------------------------------------------------------
+
+
+def test_weights_are_those_of_the_memory_where_there_are_any(tmp_path):
+    for name in ("world_model", "world_model-temp_lora"):
+        (tmp_path / name).mkdir()
+    taken = {
+        memory: weights_folder(str(tmp_path), "cube_return", "world_model", memory).name
+        for memory in (None, "none", "anchor", "temp_lora", "shuffled temp_lora")
+    }
+    finetuned = "world_model-temp_lora"
+    assert list(taken.values()) == ["world_model", "world_model", "world_model", finetuned, finetuned]
+    with pytest.raises(CommandError, match="no_such is missing"):
+        weights_folder(str(tmp_path / "no_such"), "cube_return", "world_model")
+    with pytest.raises(CommandError, match="not shipped for task=chess; train it"):
+        weights_folder(None, "chess", "world_model")
