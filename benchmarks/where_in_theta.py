@@ -42,19 +42,22 @@ RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 def leave_one_out(features: Tensor, targets: np.ndarray) -> dict[float, np.ndarray]:
     """Ridge regression's predictions ``(N, D)`` for each left-out row, by strength of the ridge.
 
+    The row has no part in the intercept either: with more features than rows, a mean taken over all of
+    them would give its target away.
+
     Args:
-        features: ``(N, P)``; the mean is taken out.
+        features: ``(N, P)``.
         targets: ``(N, D)``.
     """
     x = features.double() - features.double().mean(0)
-    gram = x @ x.T
+    gram, count = x @ x.T, len(x)
     gram = gram / gram.diag().mean()
     centre = targets.mean(0)
     predictions = {}
     for ridge in RIDGES:
-        hat = (gram @ torch.linalg.inv(gram + ridge * torch.eye(len(gram), dtype=gram.dtype))).numpy()
-        own = np.diag(hat)[:, None]
-        predictions[ridge] = centre + (hat @ (targets - centre) - own * (targets - centre)) / (1 - own)
+        hat = (gram @ torch.linalg.inv(gram + ridge * torch.eye(count, dtype=gram.dtype))).numpy()
+        fitted, own = centre + hat @ (targets - centre), np.diag(hat)[:, None] + 1 / count
+        predictions[ridge] = targets - (targets - fitted) / (1 - own)
     return predictions
 
 

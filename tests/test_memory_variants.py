@@ -46,6 +46,7 @@ VARIANTS = {
     "temp_lora_replay": lambda: TempLora(**SMALL, replay=1),
     "temp_lora_keep": lambda: TempLora(**SMALL, optimizer_state="keep", measure_effect=True),
     "temp_lora_sgd": lambda: TempLora(**SMALL, optimizer="sgd"),
+    "temp_lora_normalized": lambda: TempLora(**SMALL, optimizer="normalized", draws="shared"),
     "temp_lora_original": lambda: TempLora(**SMALL, objective="conditional"),
     "temp_lora_sequence": lambda: TempLora(**SMALL, objective="whole_sequence"),
 }
@@ -402,10 +403,31 @@ def test_sgd_takes_one_plain_step_along_the_gradient(model):
     assert float(state.weights.norm()) > 0
 
 
+def test_normalized_steps_have_one_length_and_leave_a_to_all_episodes(model):
+    options = {"rank": 2, "alpha": 2, "steps": 1, "learning_rate": 0.5}
+    plain, even = (
+        learned(attached(model, TempLora(**options, optimizer=kind)), model, [0, 1, 2], chunks=1).weights
+        for kind in ("sgd", "normalized")
+    )
+    start = attached(model, TempLora(**options)).theta0
+    for name, (a, b) in even.factors.items():
+        along = plain.factors[name][1]
+        assert torch.equal(a, start.factors[name][0].expand_as(a))
+        for episode in range(3):
+            length = along[episode].norm()
+            if length:
+                expected = 0.5 * b[episode].numel() ** 0.5 * along[episode] / length
+                torch.testing.assert_close(b[episode], expected, atol=1e-6, rtol=1e-6)
+            else:
+                assert not b[episode].any()
+    assert float(even.norm().min()) > 0
+
+
 def test_a_memory_of_other_options_is_refused(model, tmp_path):
     for wrong in (
         {"objective": "text"}, {"replay": -1}, {"replay": 1, "objective": "conditional"},
         {"optimizer": "lion"}, {"optimizer": "sgd", "optimizer_state": "keep"},
+        {"optimizer": "normalized", "optimizer_state": "keep"},
     ):  # fmt: skip
         with pytest.raises(ValueError, match="expected"):
             TempLora(**wrong)

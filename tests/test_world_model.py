@@ -31,9 +31,10 @@ from tiny import (
 
 from tasks.cube_return import CubeReturn
 from world_model.memory.temp_lora import TempLora
-from world_model.model import Chunk, Rollout, Settings, WorldModel, local_folder, with_mask_channel
+from world_model.model import Chunk, Rollout, Settings, WorldModel, local_folder
 from world_model.text import ClipTextEncoder, SentenceEncoder
 from world_model.training import CheckpointError
+from world_model.unet import TemporalConv, prepared, with_mask_channel
 
 VAE, UNET = "vae/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.safetensors"
 
@@ -357,6 +358,22 @@ def test_a_name_that_is_no_folder_goes_to_the_hub(tmp_path):
         with pytest.raises(CheckpointError, match=f"weights={name}: no such folder, and the Hub") as error:
             local_folder(name)
         assert "\n" not in str(error.value)
+
+
+def test_prepared_keeps_the_unets_output_and_gradients():
+    """Diffusers' own convolutions against one Linear over three frames, with 1, 2 and 5 frames."""
+    plain, fast = make_unet().requires_grad_(True), prepared(make_unet().requires_grad_(True)).eval()
+    assert sum(isinstance(m, TemporalConv) for m in fast.modules()) >= 8
+    assert plain.state_dict().keys() == fast.state_dict().keys()
+    for count in (1, 2, 5):
+        z, t = torch.randn(2, 5, count, LATENT, LATENT), torch.tensor([7, 700])
+        words = torch.randn(2, 1, WIDTH)
+        outputs = [unet(z, t, words).sample for unet in (plain, fast)]
+        torch.testing.assert_close(outputs[1], outputs[0], atol=1e-5, rtol=1e-4)
+        for output in outputs:
+            output.square().mean().backward()
+    for (name, p), q in zip(plain.named_parameters(), fast.parameters(), strict=True):
+        torch.testing.assert_close(q.grad, p.grad, atol=1e-5, rtol=1e-3, msg=name)
 
 
 def test_a_four_channel_unet_gets_a_mask_channel_and_keeps_its_output():

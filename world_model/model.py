@@ -34,6 +34,7 @@ from world_model.memory.lora import LoraInjector, LoraWeights
 from world_model.memory.none import NoMemory
 from world_model.text import ClipTextEncoder, SentenceEncoder, TextEncoder
 from world_model.training import CheckpointError, generator, read_safetensors
+from world_model.unet import prepared, with_mask_channel
 
 SETTINGS, THETA0 = "world_model.json", "theta0.safetensors"
 MEMORY, MODULE = "memory.json", "memory.safetensors"
@@ -359,7 +360,7 @@ class WorldModel:
         return cls(
             FrameAutoencoder.from_pretrained(folder / "vae", dtype),
             text,
-            no_dropout(unet).eval().requires_grad_(False),
+            prepared(unet).eval().requires_grad_(False),
             DPMSolverMultistepScheduler.from_pretrained(folder, subfolder="scheduler"),
             Settings(**stored),
             version=fingerprint(folder),
@@ -428,34 +429,6 @@ def copied(module: nn.Module, dtype: torch.dtype) -> Any:
         {k: v.detach().to(dtype, copy=True) for k, v in module.state_dict().items()}, assign=True
     )
     return twin
-
-
-def no_dropout(unet: UNet3DConditionModel) -> UNet3DConditionModel:
-    """Switch off the dropout that diffusers' temporal convolutions carry in training."""
-    for module in unet.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-    return unet
-
-
-def with_mask_channel(unet: UNet3DConditionModel, latent_channels: int) -> UNet3DConditionModel:
-    """Extend ``conv_in`` of a checkpoint without a mask channel by zeros; its output stays the same."""
-    old = unet.conv_in
-    if old.in_channels == latent_channels + 1:
-        return unet
-    if old.in_channels != latent_channels:
-        raise CheckpointError(
-            f"the UNet takes {old.in_channels} channels; expected the latent's {latent_channels}, or one more"
-        )
-    new = nn.Conv2d(latent_channels + 1, old.out_channels, old.kernel_size, old.stride, old.padding)
-    new = new.to(old.weight.device, old.weight.dtype)
-    with torch.no_grad():
-        new.weight.zero_()
-        new.weight[:, :latent_channels] = old.weight
-    new.bias = old.bias
-    unet.conv_in = new.requires_grad_(old.weight.requires_grad)
-    unet.register_to_config(in_channels=latent_channels + 1)
-    return unet
 
 
 def fingerprint(folder: Path) -> str:

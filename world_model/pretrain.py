@@ -30,11 +30,12 @@ from world_model.autoencoder import FrameAutoencoder
 from world_model.chunks import Batch, Focus, LatentEpisodes
 from world_model.device import pick_device, pick_precision
 from world_model.diffusion import Diffusion
-from world_model.model import Settings, WorldModel, local_folder, no_dropout
+from world_model.model import Settings, WorldModel, local_folder
 from world_model.objective import Objective
 from world_model.text import TextEncoder
 from world_model.train_autoencoder import held_out_split, train_autoencoder
 from world_model.training import CheckpointError, Learner, Log, generator, train
+from world_model.unet import prepared
 
 
 def options_of(cfg: DictConfig) -> dict[str, Any]:
@@ -53,7 +54,7 @@ def build_unet(cfg: DictConfig, latent_channels: int) -> UNet3DConditionModel:
     unet = UNet3DConditionModel(
         in_channels=latent_channels + 1, out_channels=latent_channels, **{**blocks, **options_of(cfg)}
     )
-    return no_dropout(unet)
+    return prepared(unet)
 
 
 class ChunkLoss:

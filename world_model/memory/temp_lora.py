@@ -24,6 +24,7 @@ from world_model.memory.adapter import (
 from world_model.memory.base import Denoiser, MemoryFileError, Sizes
 from world_model.memory.frames import FRAMES, NOTHING, extended
 from world_model.memory.lora import LoraInjector, LoraSpec, LoraWeights, tensors_sha256
+from world_model.memory.normalized import NormalizedDescent
 from world_model.memory.temp_lora_state import Groups, TempLoraState, grouped
 
 OPTIMIZER = "optimizer.safetensors"
@@ -50,7 +51,9 @@ class TempLora:
             same length drawn from the whole episode so far.
         replay: further windows of the episode before this chunk that each step learns, too; not with
             ``conditional``, for their texts are not kept.
-        optimizer: ``adam``, or ``sgd``: plain steps along the gradient, the local learning rule of Eq. 4-6.
+        optimizer: ``adam``; ``sgd``: plain steps along the gradient, the local learning rule of Eq. 4-6; or
+            ``normalized``: those of :class:`NormalizedDescent`, for B alone: A keeps Θ₀'s values, which all
+            episodes share.
         optimizer_state: ``reset`` starts Adam anew for each chunk, ``keep`` carries its moments on.
         betas: Adam's; the paper's default (Appendix C.1). No weight decay.
         draws: whose timesteps and noise a step sees: each episode its ``own``, or all of them ``shared`` ones,
@@ -73,7 +76,7 @@ class TempLora:
         targets: str | Sequence[str] = "attention",
         objective: Literal["local", "conditional", "whole_sequence"] = "local",
         replay: int = 0,
-        optimizer: Literal["adam", "sgd"] = "adam",
+        optimizer: Literal["adam", "sgd", "normalized"] = "adam",
         optimizer_state: Literal["reset", "keep"] = "reset",
         betas: tuple[float, float] = (0.9, 0.999),
         draws: Literal["own", "shared"] = "own",
@@ -92,13 +95,13 @@ class TempLora:
             raise ValueError(
                 f"replay={replay}, objective={objective}: expected 0 or more, and 0 with conditional"
             )
-        if optimizer not in ("adam", "sgd") or optimizer_state not in ("reset", "keep"):
+        if optimizer not in ("adam", "sgd", "normalized") or optimizer_state not in ("reset", "keep"):
             raise ValueError(
-                f"optimizer={optimizer!r}, optimizer_state={optimizer_state!r}: expected adam or sgd, "
-                "reset or keep"
+                f"optimizer={optimizer!r}, optimizer_state={optimizer_state!r}: expected adam, sgd or "
+                "normalized, reset or keep"
             )
-        if optimizer == "sgd" and optimizer_state == "keep":
-            raise ValueError("optimizer_state=keep: sgd has no state; expected reset with it")
+        if optimizer != "adam" and optimizer_state == "keep":
+            raise ValueError(f"optimizer_state=keep: {optimizer} has no state; expected reset with it")
         if draws not in ("own", "shared"):
             raise ValueError(f"draws={draws!r}: expected own or shared")
         self.name, self.draws = NAMES[objective], draws
@@ -203,11 +206,11 @@ class TempLora:
             frames = tuple(extended(*x) for x in zip(state.frames, past, new, strict=bool(state.frames)))
             theta = state.weights.clone().map(lambda x: x.requires_grad_(True))
             optimizer = self._optimizer(theta, state)
-            flat = theta.tensors()
+            learned = optimizer.param_groups[0]["params"]
             with self.injector.applied(theta):
                 for _ in range(self.steps):
                     loss = self._loss(denoiser, frames, past, new, tokens, generators).sum()
-                    for x, gradient in zip(flat, torch.autograd.grad(loss, flat), strict=True):
+                    for x, gradient in zip(learned, torch.autograd.grad(loss, learned), strict=True):
                         x.grad = gradient
                     optimizer.step()
             moments = self._moments(theta, optimizer) if self.optimizer_state == "keep" else None
@@ -257,11 +260,11 @@ class TempLora:
         seed: int = 0,
         against: LoraWeights | None = None,
     ) -> Tensor:
-        """‖ε_with − ε_without‖ / ‖ε_without‖ ``(B,)`` on ``new``, noised by a fixed seed at the middle t;
+        """‖ε_with − ε_without‖ / ‖ε_without‖ ``(B,)`` on ``new``, noised by a fixed seed at t = 0.8 T;
         "without" is Φ alone, or Φ with the weights to compare ``against``."""
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(new.shape[1:], generator=generator).to(new).expand_as(new)
-        timesteps = torch.full((len(new),), sum(self.timesteps) // 2, device=new.device)
+        timesteps = torch.full((len(new),), 4 * denoiser.num_train_timesteps // 5, device=new.device)
         with self.injector.applied(against):
             without = denoiser.predicted_noise(new, timesteps, noise)
         with self.injector.applied(weights):
@@ -300,6 +303,8 @@ class TempLora:
     def _optimizer(self, theta: LoraWeights, state: TempLoraState) -> torch.optim.Optimizer:
         if self.optimizer == "sgd":
             return torch.optim.SGD(theta.tensors(), self.learning_rate)
+        if self.optimizer == "normalized":
+            return NormalizedDescent([b for _, b in theta.factors.values()], self.learning_rate)
         optimizer = torch.optim.Adam(theta.tensors(), self.learning_rate, self.betas)
         if self.optimizer_state == "keep" and state.moments is not None:
             first, second = (moment.tensors() for moment in state.moments)
