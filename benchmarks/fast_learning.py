@@ -118,7 +118,7 @@ def compare_batching(model: WorldModel, memory: TempLora, batch: int, rounds: in
         generators = [generator(0, i, 2) for i in chosen]
         state = memory.reset(len(chosen))
         return memory.update(
-            state, model.diffusion, past[chosen], new[chosen], tokens[chosen], generators
+            state, model.writing, past[chosen], new[chosen], tokens[chosen], generators
         ).weights
 
     seconds: dict[str, list[float]] = {"batched": [], "sequential": []}

@@ -123,7 +123,7 @@ def thetas(
         weights = memory.weights(experience.states[chunks])
         rows.append(torch.cat([b.flatten(1) for b in weights.tensors()[1::2]], 1).cpu())
         read.append(reader(weights))
-        effects.append(memory.effect(weights, model.diffusion, experience.news[chunks - 1]).cpu())
+        effects.append(memory.effect(weights, model.writing, experience.news[chunks - 1]).cpu())
     return torch.cat(rows), torch.cat(read), float(torch.cat(effects).mean())
 
 

@@ -16,9 +16,9 @@ from omegaconf import DictConfig, OmegaConf
 from tasks.commands import ROOT, CommandError, main
 from tasks.files import write_json
 from tasks.shipped import weights_folder
+from world_model.model import SETTINGS, WRITER
 
 LIMIT_MB = 25
-SETTINGS = "world_model.json"
 
 
 def training_record(run: Path) -> dict:
@@ -53,11 +53,16 @@ def forget_origin(folder: Path) -> None:
 
 def link_what_is_shared(part: Path, base: Path) -> None:
     """Replace folders of ``part`` that hold the same files as the base's by relative links to those."""
-    for folder in [f for f in part.iterdir() if f.is_dir() and (base / f.name).is_dir()]:
-        mine, theirs = ({p.name: digest(p) for p in d.iterdir()} for d in (folder, base / folder.name))
-        if mine == theirs:
+    for folder in [f for f in part.iterdir() if f.is_dir()]:
+        name = "unet" if folder.name == WRITER else folder.name
+        if (base / name).is_dir() and contents(folder) == contents(base / name):
             shutil.rmtree(folder)
-            folder.symlink_to(Path("..") / base.name / folder.name)
+            folder.symlink_to(Path("..") / base.name / name)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """The folder's files and their digests."""
+    return {p.name: digest(p) for p in folder.iterdir()}
 
 
 def run(cfg: DictConfig) -> None:

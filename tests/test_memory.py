@@ -12,6 +12,7 @@ from diffusers import DDPMScheduler, UNet3DConditionModel
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from peft import PeftModel
+from tiny import ADAM
 from torch import Tensor
 
 from world_model.memory.adapter import ADAPTER, load_theta0, save_theta0
@@ -58,7 +59,7 @@ class TinyDenoiser:
 
 
 def make_memory(unet: UNet3DConditionModel, **options: object) -> TempLora:
-    memory = TempLora(**{"rank": 4, "alpha": 8} | options)
+    memory = TempLora(**ADAM | {"rank": 4, "alpha": 8} | options)
     injector = LoraInjector(unet, memory.spec)
     memory.bind(injector, injector.initial(seed=0).to(next(unet.parameters()).dtype), SIZES)
     return memory
@@ -383,7 +384,15 @@ def test_theta0_is_one_fixed_draw_and_survives_saving(tmp_path: Path) -> None:
     assert_same(again, memory.theta0)
     assert all(b.abs().max() == 0 and a.abs().max() > 0 for a, b in again.factors.values())
     save_theta0(tmp_path / "theta0.safetensors", again)
-    assert load_theta0(tmp_path / "theta0.safetensors").sha256() == again.sha256()
+    loaded, size = (
+        load_theta0(tmp_path / "theta0.safetensors"),
+        (tmp_path / "theta0.safetensors").stat().st_size,
+    )
+    assert loaded.sha256() == again.sha256()
+    odd = again.map(lambda x: x + 1 / 3)  # not a half-precision number: kept in full
+    save_theta0(tmp_path / "odd.safetensors", odd)
+    assert load_theta0(tmp_path / "odd.safetensors").sha256() == odd.sha256()
+    assert (tmp_path / "odd.safetensors").stat().st_size > 1.5 * size
     assert_same(memory.reset(2).weights.select([1]), memory.theta0)
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hydra.utils import instantiate
 from tiny import (
+    ADAM,
     CAPTIONS,
     CHANNELS,
     WIDTH,
@@ -35,7 +36,7 @@ from world_model.model import WorldModel
 from world_model.training import CheckpointError
 
 SIZES = Sizes(CHANNELS, WIDTH, past_frames=2)
-SMALL = {"rank": 2, "alpha": 2, "steps": 2, "learning_rate": 1e-2}
+SMALL = ADAM | {"rank": 2, "alpha": 2, "steps": 2, "learning_rate": 1e-2}
 VARIANTS = {
     "none": NoMemory,
     "first_frame": FirstFrame,
@@ -45,8 +46,8 @@ VARIANTS = {
     "shuffled": lambda: Shuffled(TempLora(**SMALL)),
     "temp_lora_replay": lambda: TempLora(**SMALL, replay=1),
     "temp_lora_keep": lambda: TempLora(**SMALL, optimizer_state="keep", measure_effect=True),
-    "temp_lora_sgd": lambda: TempLora(**SMALL, optimizer="sgd"),
-    "temp_lora_normalized": lambda: TempLora(**SMALL, optimizer="normalized", draws="shared"),
+    "temp_lora_sgd": lambda: TempLora(**SMALL | {"optimizer": "sgd"}),
+    "temp_lora_normalized": lambda: TempLora(**SMALL | {"optimizer": "normalized", "draws": "shared"}),
     "temp_lora_original": lambda: TempLora(**SMALL, objective="conditional"),
     "temp_lora_sequence": lambda: TempLora(**SMALL, objective="whole_sequence"),
 }
@@ -331,7 +332,7 @@ class Recording:
 
 @pytest.mark.parametrize("objective", NAMES)
 def test_each_objective_lowers_its_own_loss(model, objective):
-    memory = attached(model, TempLora(rank=2, alpha=2, steps=25, learning_rate=1e-2, objective=objective))
+    memory = attached(model, TempLora(**SMALL | {"steps": 25}, objective=objective))
     state = learned(memory, model, [0, 1], chunks=1)
     clean, noise = EPISODE[:2, :3], latents(2, 3, seed=8).double()
     t = torch.tensor([800, 700])
@@ -388,7 +389,7 @@ def test_windows_of_the_whole_sequence_and_replay(model, options):
 
 
 def test_sgd_takes_one_plain_step_along_the_gradient(model):
-    memory = attached(model, TempLora(rank=2, alpha=2, steps=1, learning_rate=0.5, optimizer="sgd"))
+    memory = attached(model, TempLora(**SMALL | {"steps": 1, "learning_rate": 0.5, "optimizer": "sgd"}))
     state = learned(memory, model, [0], chunks=1)
     (generator,) = seeded(0)
     t = torch.randint(600, 1000, (), generator=generator)[None]
@@ -404,9 +405,11 @@ def test_sgd_takes_one_plain_step_along_the_gradient(model):
 
 
 def test_normalized_steps_have_one_length_and_leave_a_to_all_episodes(model):
-    options = {"rank": 2, "alpha": 2, "steps": 1, "learning_rate": 0.5}
+    options = SMALL | {"steps": 1, "learning_rate": 0.5}
     plain, even = (
-        learned(attached(model, TempLora(**options, optimizer=kind)), model, [0, 1, 2], chunks=1).weights
+        learned(
+            attached(model, TempLora(**options | {"optimizer": kind})), model, [0, 1, 2], chunks=1
+        ).weights
         for kind in ("sgd", "normalized")
     )
     start = attached(model, TempLora(**options)).theta0

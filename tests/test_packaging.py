@@ -175,6 +175,8 @@ def test_the_loops_result_is_shipped_beside_the_base_and_shares_its_files(tmp_pa
         run = tmp_path / part
         origin = json.dumps({"_name_or_path": f"runs/{part}", "channels": 4})
         files = {"unet/w.bin": unet, "vae/w.bin": "same", "vae/config.json": origin, "metrics.json": "{}"}
+        if part == "loop":
+            files["writer/w.bin"] = "base"
         for name, text in files.items():
             write_text(run / "model" / name, text)
         write_text(run / "config.yaml", "seed: 0\n")
@@ -186,6 +188,7 @@ def test_the_loops_result_is_shipped_beside_the_base_and_shares_its_files(tmp_pa
     assert json.loads(read(folder / "world_model/vae/config.json")) == {"channels": 4}
     assert (looped / "vae").is_symlink() and read(looped / "vae/w.bin") == "same"
     assert not (looped / "unet").is_symlink() and read(looped / "unet/w.bin") == "finetuned"
+    assert (looped / "writer").is_symlink() and read(looped / "writer/w.bin") == "base"
     manifest = json.loads(read(folder / "manifest.json"))
     assert manifest["world_model-temp_lora"]["command"].startswith("python -m world_model.slowfast_loop")
     assert "world_model-temp_lora/unet/w.bin" in manifest["sha256"]

@@ -24,6 +24,7 @@ from tasks.dataset import load_episodes
 from world_model.chunks import LatentEpisodes
 from world_model.memory.first_frame import FirstFrame
 from world_model.memory.none import NoMemory
+from world_model.memory.temp_lora import TempLora
 from world_model.model import WorldModel
 from world_model.objective import Objective
 from world_model.slowfast import ChunkChooser, EpisodeBatches, SlowFastLoss, inner_loop, memory_use
@@ -244,13 +245,28 @@ def test_a_finished_loop_is_a_model_with_its_theta0(finished, base):
     rows = [json.loads(r) for r in (finished / "training/metrics.jsonl").read_text().splitlines()]
     assert [r["step"] for r in rows] == [2, 4]
     assert all({"probe/own", "probe/other", "probe/empty"} <= set(r) for r in rows)
-    model = WorldModel.from_pretrained(finished / "model", make_memory(steps=1))
+    model = WorldModel.from_pretrained(finished / "model", TempLora(rank=2, alpha=2))
     stored = load_file(finished / "model/theta0.safetensors")
-    assert torch.equal(next(iter(model.theta0.state_dict().values())), next(iter(stored.values())))
+    assert torch.equal(next(iter(model.theta0.state_dict().values())), next(iter(stored.values())).float())
     before = load_file(base / "unet/diffusion_pytorch_model.safetensors")
     after = load_file(finished / "model/unet/diffusion_pytorch_model.safetensors")
     assert any(not torch.equal(before[k], after[k]) for k in before)
     assert json.loads((finished / "model/metrics.json").read_text())["memory"] == "temp_lora"
+
+
+def test_the_loop_leaves_what_is_written_as_it_was(finished, base, episodes):
+    """Θ of the finished model is the base's, read by another Φ; without the writer it would not be."""
+    models = {n: WorldModel.from_pretrained(n, TempLora(rank=2, alpha=2)) for n in (base, finished / "model")}
+    looped = models[finished / "model"]
+    written = [inner_loop(m, episodes, [1, 3], "ground_truth", 0, 0).states[2] for m in models.values()]
+    assert float(written[0].weights.distance(written[1].weights).max()) == 0
+    unet = load_file(base / "unet/diffusion_pytorch_model.safetensors")
+    kept = load_file(finished / "model/writer/diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(unet[k], kept[k]) for k in unet)
+    looped.writer, looped.writing = None, looped.diffusion
+    looped.use_memory(TempLora(rank=2, alpha=2), looped.theta0)
+    drifted = inner_loop(looped, episodes, [1, 3], "ground_truth", 0, 0).states[2]
+    assert float(drifted.weights.distance(written[0].weights).min()) > 0
 
 
 def test_the_command_prints_how_to_plan_with_the_result(finished, data, base, capsys):

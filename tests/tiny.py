@@ -93,8 +93,12 @@ def make_text() -> SentenceEncoder:
     return SentenceEncoder(WIDTH).fit(CAPTIONS)
 
 
+ADAM = {"steps": 4, "timesteps": (600, 1000), "targets": "attention", "optimizer": "adam", "draws": "own"}
+"""Options under which fast learning is what the paper writes down: several steps of Adam, an episode's own noise."""
+
+
 def make_memory(**options: object) -> TempLora:
-    return TempLora(**{"rank": 2, "alpha": 2, "steps": 2, "learning_rate": 1e-2} | options)
+    return TempLora(**ADAM | {"rank": 2, "alpha": 2, "steps": 2, "learning_rate": 1e-2} | options)
 
 
 def frames(*shape: int, seed: int = 0) -> np.ndarray:

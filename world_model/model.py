@@ -36,7 +36,7 @@ from world_model.text import ClipTextEncoder, SentenceEncoder, TextEncoder
 from world_model.training import CheckpointError, generator, read_safetensors
 from world_model.unet import prepared, with_mask_channel
 
-SETTINGS, THETA0 = "world_model.json", "theta0.safetensors"
+SETTINGS, THETA0, WRITER = "world_model.json", "theta0.safetensors", "writer"
 MEMORY, MODULE = "memory.json", "memory.safetensors"
 NOISE_STREAM, MEMORY_STREAM = 1, 2
 
@@ -116,7 +116,12 @@ class Chunk:
 
 
 class WorldModel:
-    """Autoencoder, text encoder, diffusion UNet and a memory."""
+    """Autoencoder, text encoder, diffusion UNet and a memory.
+
+    Args:
+        writer: the UNet at whose weights fast learning takes its gradients; None is the UNet itself. Slow
+            learning then changes how Θ is read, but not what is written; see ``docs/memory.md``.
+    """
 
     def __init__(
         self,
@@ -128,6 +133,7 @@ class WorldModel:
         memory: AnyMemory | None = None,
         theta0: LoraWeights | None = None,
         version: str = "untrained",
+        writer: UNet3DConditionModel | None = None,
     ):
         self.autoencoder, self.text, self.settings, self.version = autoencoder, text, settings, version
         self.unet = with_mask_channel(unet, autoencoder.channels)
@@ -135,6 +141,8 @@ class WorldModel:
         if width != takes:
             raise ValueError(f"text tokens are {width} wide, the UNet's cross_attention_dim is {takes}")
         self.diffusion = Diffusion(self.unet, scheduler, text.null)
+        self.writer = writer
+        self.writing = Diffusion(writer, scheduler, text.null) if writer else self.diffusion
         self.use_memory(memory or cast(AnyMemory, NoMemory()), theta0)
 
     def use_memory(self, memory: AnyMemory, theta0: LoraWeights | None = None) -> None:
@@ -145,9 +153,19 @@ class WorldModel:
         if self.injector is not None:
             self.theta0 = (theta0 or self.injector.initial()).to(self.device)
         sizes = Sizes(self.autoencoder.channels, self.text.null.shape[-1], self.past_frames)
-        memory.bind(self.injector, self.theta0, sizes)
+        writing = LoraInjector(self.writer, memory.spec) if memory.spec and self.writer else self.injector
+        memory.bind(writing, self.theta0, sizes)
         if memory.module is not None:
             memory.module.to(self.device, self.unet.dtype)
+
+    def keep_writing(self) -> None:
+        """From now on fast learning takes its gradients at the weights as they are, or as they were when
+        this was called before, whatever becomes of Φ."""
+        if self.writer is None:
+            self.writer = prepared(copied(self.unet, self.unet.dtype)).eval().requires_grad_(False)
+            self.writing = Diffusion(self.writer, self.diffusion.scheduler, self.text.null)
+            if self.memory.spec:
+                self.use_memory(self.memory, self.theta0)
 
     @property
     def device(self) -> torch.device:
@@ -231,7 +249,7 @@ class WorldModel:
         """:meth:`remember` on latents ``(B, F, C, h, w)`` alone; the rollout's frames stay behind."""
         generators = self._generators(rollout, MEMORY_STREAM)
         tokens = self.text.encode(texts).to(new)
-        memory = self.memory.update(rollout.memory, self.diffusion, rollout.past, new, tokens, generators)
+        memory = self.memory.update(rollout.memory, self.writing, rollout.past, new, tokens, generators)
         past = torch.cat([rollout.past, new], 1)[:, -self.past_frames :]
         return replace(rollout, index=rollout.index + 1, past=past, memory=memory)
 
@@ -284,10 +302,13 @@ class WorldModel:
     # --- files ---------------------------------------------------------------------------------
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
-        """Write a diffusers-style folder: unet, vae, scheduler, text, settings, Θ₀ and the memory's module."""
+        """Write a diffusers-style folder: unet, vae, scheduler, text, settings, Θ₀, the memory's module and
+        the UNet that writes."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         copied(self.unet, dtype).save_pretrained(folder / "unet")
+        if self.writer is not None:
+            copied(self.writer, dtype).save_pretrained(folder / WRITER)
         stored = FrameAutoencoder(
             copied(self.autoencoder.vae, dtype),
             self.autoencoder.unshuffle,
@@ -338,6 +359,8 @@ class WorldModel:
             ) from None
         model.settings = replace(model.settings, **{k: v for k, v in changes.items() if v is not None})
         model.unet.to(device)
+        if model.writer is not None:
+            model.writer.to(device)
         model.autoencoder.to(device)
         if memory is not None:
             model.use_memory(memory, theta0 if memory.spec else None)
@@ -347,10 +370,6 @@ class WorldModel:
 
     @classmethod
     def _opened(cls, folder: Path, dtype: torch.dtype) -> WorldModel:
-        unet, info = UNet3DConditionModel.from_pretrained(
-            folder, subfolder="unet", torch_dtype=dtype, low_cpu_mem_usage=False, output_loading_info=True
-        )
-        require_all(info)
         text: TextEncoder
         if (folder / "text_encoder").is_dir():
             text = ClipTextEncoder.from_pretrained(folder)
@@ -360,11 +379,21 @@ class WorldModel:
         return cls(
             FrameAutoencoder.from_pretrained(folder / "vae", dtype),
             text,
-            prepared(unet).eval().requires_grad_(False),
+            opened_unet(folder, "unet", dtype),
             DPMSolverMultistepScheduler.from_pretrained(folder, subfolder="scheduler"),
             Settings(**stored),
             version=fingerprint(folder),
+            writer=opened_unet(folder, WRITER, dtype) if (folder / WRITER).is_dir() else None,
         )
+
+
+def opened_unet(folder: Path, part: str, dtype: torch.dtype) -> UNet3DConditionModel:
+    """A frozen UNet of a diffusers folder."""
+    unet, info = UNet3DConditionModel.from_pretrained(
+        folder, subfolder=part, torch_dtype=dtype, low_cpu_mem_usage=False, output_loading_info=True
+    )
+    require_all(info)
+    return prepared(unet).eval().requires_grad_(False)
 
 
 def stored_kind(folder: Path) -> str | None:

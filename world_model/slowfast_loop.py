@@ -148,6 +148,8 @@ def slowfast_loop(cfg: DictConfig, run_dir: RunDir, accelerator: Accelerator) ->
     base = weights_folder(cfg.weights, task.name, "world_model")
     memory = hydra.utils.instantiate(cfg.memory)
     model = WorldModel.from_pretrained(base, memory, accelerator.device, untrained_memory=True)
+    if cfg.writer == "base" and memory.spec:
+        model.keep_writing()
     training, held = held_out_split(dataset)
     with accelerator.main_process_first():
         data = LatentEpisodes(dataset, model.autoencoder, training, run_dir / "latents.safetensors")
@@ -177,6 +179,8 @@ def check_options(cfg: DictConfig) -> None:
     integer(cfg, "probe_episodes", 0)
     if cfg.inner not in ("ground_truth", "generated", "mixed"):
         raise OptionError(f"inner={cfg.inner}: expected ground_truth, generated or mixed")
+    if cfg.writer not in ("base", "self"):
+        raise OptionError(f"writer={cfg.writer}: expected base or self")
 
 
 def run(cfg: DictConfig) -> None:

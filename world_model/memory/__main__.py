@@ -97,7 +97,7 @@ def compare(a: Path, b: Path, cfg: DictConfig) -> list[str]:
     batch = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(model.device)
     against: list[LoraWeights | None] = [None, None, weights[1]]
     effects = [
-        float(memory.effect(w, model.diffusion, batch, against=other).mean())
+        float(memory.effect(w, model.writing, batch, against=other).mean())
         for w, other in zip([*weights, weights[0]], against, strict=True)
     ]
     distance = float(theta_a.distance(theta_b)) * of_a["alpha"] / of_a["rank"]

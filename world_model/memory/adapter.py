@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import LoraConfig
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -132,8 +133,11 @@ def from_adapter(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def save_theta0(path: str | Path, theta0: LoraWeights) -> None:
-    """Write Θ₀ ``(1, …)`` as safetensors, atomically; it belongs to the model and is stored beside it."""
-    write_safetensors(path, theta0.state_dict())
+    """Write Θ₀ ``(1, …)`` as safetensors, atomically; it belongs to the model and is stored beside it. In
+    half precision, if that loses nothing, as with :meth:`LoraInjector.initial`'s."""
+    half = theta0.to(torch.float16)
+    exact = all(torch.equal(x.to(y.dtype), y) for x, y in zip(half.tensors(), theta0.tensors(), strict=True))
+    write_safetensors(path, (half if exact else theta0).state_dict())
 
 
 def write_safetensors(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
@@ -144,9 +148,9 @@ def write_safetensors(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def load_theta0(path: str | Path) -> LoraWeights:
-    """Inverse of :func:`save_theta0`. Raises MemoryFileError."""
+    """Inverse of :func:`save_theta0`, float32. Raises MemoryFileError."""
     try:
-        return LoraWeights.from_state_dict(read_tensors(path))
+        return LoraWeights.from_state_dict(read_tensors(path)).to(torch.float32)
     except MemoryFileError:
         raise  # already names the file
     except ValueError as error:

@@ -71,7 +71,8 @@ class Memory(Protocol[State]):
     module: nn.Module | None
 
     def bind(self, injector: LoraInjector | None, theta0: LoraWeights | None, sizes: Sizes) -> None:
-        """Meet the model: its injector (made with :attr:`spec`), its Θ₀ ``(1, …)`` and its sizes."""
+        """Meet the model: the injector (made with :attr:`spec`) of the UNet that fast learning takes its
+        gradients from, Θ₀ ``(1, …)`` and the sizes."""
         ...
 
     def reset(self, batch: int) -> State:

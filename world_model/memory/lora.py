@@ -175,6 +175,7 @@ class LoraInjector:
 
     def initial(self, seed: int = 0) -> LoraWeights:
         """Θ₀ ``(1, …)``, float32: A kaiming-uniform as in PEFT, one fixed draw for all episodes; B zero.
+        Its values are half-precision numbers, which a file of half the size holds exactly.
 
         A shared A lets slow learning train Φ to read what fast learning wrote.
         """
@@ -183,6 +184,7 @@ class LoraInjector:
         for name, layer in self.layers.items():
             bound = math.sqrt(1.0 / layer.in_features)  # kaiming_uniform_(a=sqrt(5))
             a = (torch.rand((1, self.spec.rank, layer.in_features), generator=generator) * 2 - 1) * bound
+            a = a.half().float()
             b = torch.zeros(1, layer.out_features, self.spec.rank)
             factors[name] = (a.to(layer.weight.device), b.to(layer.weight.device))
         return LoraWeights(factors)

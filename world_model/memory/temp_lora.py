@@ -322,7 +322,8 @@ class TempLora:
         )
 
     def _identity(self) -> dict[str, Any]:
-        """What a saved memory must agree with; Φ is hashed now, for slow learning may have changed it."""
+        """What a saved memory must agree with; the UNet it is learned at is hashed now, for slow learning may
+        have changed it."""
         return {
             "rank": self.spec.rank,
             "alpha": self.spec.alpha,
