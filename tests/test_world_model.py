@@ -247,8 +247,9 @@ def test_a_saved_model_opens_with_equal_outputs(remembering, saved):
     opened = WorldModel.from_pretrained(saved, make_memory())
     assert opened.settings == remembering.settings and len(opened.version) == 8
     ours, theirs = (play(m, frames(1), [3])[1] for m in (remembering, opened))
-    for a, b in zip(ours, theirs, strict=True):
-        assert torch.equal(a.latents, b.latents) and np.array_equal(a.frames, b.frames)
+    for a, b in zip(ours, theirs, strict=True):  # a CPU's matrix products round by how memory is aligned
+        torch.testing.assert_close(a.latents, b.latents, rtol=0, atol=1e-4)
+        assert np.abs(a.frames.astype(int) - b.frames.astype(int)).max() <= 1
 
 
 def test_theta0_belongs_to_the_model(text, tmp_path):
