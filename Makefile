@@ -75,7 +75,10 @@ weights: $(VENV)/.installed
 	$(PY) -m world_model.pretrain task=$(TASK) run_dir=$(BASE)
 	$(PY) -m world_model.pretrain task=$(TASK) model.pretrained=$(BASE)/model diffusion.steps=3000 \
 	  diffusion.learning_rate=7e-4 seed=1 run_dir=$(BASE)-longer
-	$(PY) -m world_model.slowfast_loop task=$(TASK) weights=$(BASE)-longer/model "chunks=[4]" writer=self \
+	$(PY) -m world_model.slowfast_loop task=$(TASK) weights=$(BASE)-longer/model "chunks=[4]" \
+	  run_dir=$(RUNS)/slowfast_loop/$(TASK)-short
+	$(PY) -m world_model.slowfast_loop task=$(TASK) weights=$(RUNS)/slowfast_loop/$(TASK)-short/model \
+	  iterations=76 outer.steps=16 focus_share=0.75 first_share=0.2 outer.high_noise=0.6 \
 	  run_dir=$(RUNS)/slowfast_loop/$(TASK)
 	$(PY) -m inverse_dynamics.train task=$(TASK) run_dir=$(RUNS)/inverse_dynamics/$(TASK) \
 	  corruption.folder=$(BASE)/model/vae
