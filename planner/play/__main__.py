@@ -58,7 +58,11 @@ def run(cfg: DictConfig) -> None:
     if cfg.browser:
         webbrowser.open(address)
     config = uvicorn.Config(
-        application(play, str(cfg.host)), log_level="warning", ws_max_size=2**16, timeout_graceful_shutdown=2
+        application(play, str(cfg.host)),
+        log_level="warning",
+        ws_max_size=2**16,
+        ws_ping_timeout=300,
+        timeout_graceful_shutdown=2,
     )
     try:
         uvicorn.Server(config).run([listener])

@@ -25,10 +25,11 @@ def data_url(frame: np.ndarray) -> str:
 
 def clip(take: Take) -> np.ndarray:
     """``(T, H', W', 3)`` uint8: the episode under its captions, beside itself without memory if compared."""
-    captions = ["start", *(s.text for s in take.steps for _ in s.imagined.frames)]
-    frames = np.concatenate([take.first[None], *(s.imagined.frames for s in take.steps)])
-    others = [s.without.frames for s in take.steps if s.without]
-    if others and len(others) == len(take.steps):
+    steps = list(take.steps)
+    captions = ["start", *(s.text for s in steps for _ in s.imagined.frames)]
+    frames = np.concatenate([take.first[None], *(s.imagined.frames for s in steps)])
+    others = [s.without.frames for s in steps if s.without]
+    if others and len(others) == len(steps):
         sides: Sides = ((f"with {take.stage.memory}", IMAGINED), ("without memory", FAINT))
         return side_by_side(frames, np.concatenate([take.first[None], *others]), captions, sides=sides)
     pages = [captioned(f[None], c, i) for i, (f, c) in enumerate(zip(frames, captions, strict=True))]

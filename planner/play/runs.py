@@ -47,7 +47,7 @@ def served(runs: Path, name: str) -> Path | None:
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        told = json.loads(path.read_text())
+        told = json.loads(path.read_text(), parse_constant=lambda _: None)  # NaN is no json
     except (ValueError, OSError):
         return None
     return told if isinstance(told, dict) else None

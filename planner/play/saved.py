@@ -32,6 +32,7 @@ from tasks.files import write_json
 from world_model.memory.adapter import write_safetensors
 from world_model.model import Rollout, WorldModel
 from world_model.rollout_file import load_rollout, save_rollout
+from world_model.training import CheckpointError
 
 FOLDER, RECORD, FRAMES = "play", "episode.json", "frames.safetensors"
 NAME = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{6}")
@@ -60,7 +61,7 @@ def save(take: Take, runs: Path, fps: int) -> str:
 def _write(take: Take, folder: Path, fps: int) -> None:
     tensors = {"first": take.first}
     model, plain = take.stage.model, take.stage.plain
-    branches = [("rollouts", model, [take.start, *(s.imagined.rollout for s in take.steps)])]
+    branches = [("rollouts", model, [s.imagined.rollout for s in take.steps])]
     for i, step in enumerate(take.steps):
         tensors[f"imagined.{i}"] = step.imagined.frames
         if step.without:
@@ -68,9 +69,9 @@ def _write(take: Take, folder: Path, fps: int) -> None:
         if step.executed:
             tensors |= {f"executed.{i}": step.executed.frames, f"actions.{i}": step.executed.actions}
     if others := [s.without.rollout for s in take.steps if s.without]:
-        branches.append(("without", plain, [take.plain_start, *others]))
+        branches.append(("without", plain, others))
     for part, owner, rollouts in branches:
-        for i, rollout in enumerate(rollouts):
+        for i, rollout in enumerate(rollouts, 1):
             save_rollout(_rollout(folder / part, i), owner, rollout)
     write_safetensors(
         folder / FRAMES, {k: torch.from_numpy(np.array(v, copy=True)) for k, v in tensors.items()}
@@ -141,7 +142,7 @@ def opened(name: str, studio: Studio) -> Take:
     """The episode as it was when it was saved.
 
     Raises:
-        SavedError, CheckpointError, MemoryFileError: missing, damaged, or of other weights.
+        SavedError, MemoryFileError: missing, damaged, or of other weights.
     """
     folder = folder_of(studio.runs, name)
     record, tensors = read_record(folder), read_frames(folder)
@@ -170,7 +171,12 @@ def opened(name: str, studio: Studio) -> Take:
 
 def _step(i: int, told: dict[str, Any], tensors: dict[str, np.ndarray], folder: Path, take: Take) -> Step:
     def branch(part: str, pictures: str, model: WorldModel) -> Branch:
-        rollout: Rollout = load_rollout(_rollout(folder / part, i + 1), model)[0]
+        try:
+            rollout: Rollout = load_rollout(_rollout(folder / part, i + 1), model)[0]
+        except CheckpointError:
+            raise SavedError(
+                f"The saved episode {folder.name} is damaged; its state after chunk {i + 1} can't be read."
+            ) from None
         return Branch(rollout, tensors[f"{pictures}.{i}"])
 
     executed = None

@@ -11,7 +11,7 @@ import numpy as np
 from planner.play.clips import data_url
 from planner.play.saved import opened, save
 from planner.play.simulation import Executor
-from planner.play.studio import Studio, shown_actions
+from planner.play.studio import Stage, Studio, shown_actions
 from planner.play.take import Step, Take, facts
 from planner.play.worker import CancelledError, Job, Worker
 from tasks.commands import CommandError, is_users, one_line
@@ -66,7 +66,7 @@ class Session:
     def start(self, message: Message) -> None:
         """A new episode: ``source`` is ``seed`` or ``picture``; ``seed`` counts held-out layouts."""
         task, memory = str(message.get("task")), str(message.get("memory"))
-        self.studio.options(task, memory)  # says what is wrong at once
+        self.studio.check(task, memory)
         seed, source = whole(message.get("seed"), "The seed", 0, MOST_SEED), message.get("source")
         by, compare = message.get("simulator"), message.get("compare") is True
         if by not in (None, "expert", "reader"):
@@ -88,7 +88,7 @@ class Session:
 
         self.submit(work)
 
-    def from_layout(self, stage, number: int, by: Executor | None, compare: bool) -> Take:
+    def from_layout(self, stage: Stage, number: int, by: Executor | None, compare: bool) -> Take:
         """A take that begins at a simulator's reset to the ``number``-th held-out layout."""
         seeds = stage.task.heldout_seeds
         if number >= len(seeds):

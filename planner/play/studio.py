@@ -70,11 +70,15 @@ class Studio:
         """The command's own memory, and those that are offered."""
         return list(dict.fromkeys([self.first_memory, *self.cfg.memories]))
 
-    def options(self, task: str, memory: str) -> DictConfig:
-        """The command's options for another choice. Raises CommandError."""
+    def check(self, task: str, memory: str) -> None:
+        """Raise CommandError for a choice that is not offered."""
         for name, chosen, known in (("task", task, self.tasks()), ("memory", memory, self.memories())):
             if chosen not in known:
                 raise CommandError(f"{name}={chosen} is not offered here; have {', '.join(known)}")
+
+    def options(self, task: str, memory: str) -> DictConfig:
+        """The command's options for another choice; in one thread at a time. Raises CommandError."""
+        self.check(task, memory)
         cfg = self.cfg.copy()
         with open_dict(cfg):
             if task != cfg.task.name:

@@ -151,6 +151,7 @@ export class Play {
   on_closed() { this.page = null; this.busy = false; this.enable(); }
 
   on_line({ place }) {
+    if (!this.busy) return;
     this.say(place ? `Waiting: ${place} ${place === 1 ? "job" : "jobs"} ahead` : "Working");
     this.begun = performance.now();
   }
