@@ -438,7 +438,11 @@ def test_finished_runs_are_listed_with_their_reports_and_tables(client, tmp_path
     found = {r["name"]: r for r in client.get("/runs").json()}
     assert set(found) == {"run/cube_return-1", "evaluate/a"}
     run, table = found["run/cube_return-1"], found["evaluate/a"]
-    assert run["report"] == "run/cube_return-1/report.html" and run["rows"][0]["distance"]["mean"] == 0.05
+    assert (
+        run["unit"] == "m"
+        and run["report"] == "run/cube_return-1/report.html"
+        and run["rows"][0]["distance"]["mean"] == 0.05
+    )
     assert table["rows"] == [{"label": "do nothing", "distance": interval, "success": None}]
     report = client.get(f"/runs/{run['report']}")
     assert report.text == "<p>report" and report.headers["content-security-policy"].startswith("sandbox;")

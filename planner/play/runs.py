@@ -60,6 +60,7 @@ def _run(runs: Path, folder: Path, told: dict[str, Any]) -> dict[str, Any]:
         "kind": "run",
         "name": name,
         "parts": {str(k): str(v) for k, v in told["parts"].items()},
+        "unit": unit_of(told["parts"]),
         "rows": [row_of("executed", summary), row_of("imagined", summary | {"success": None})],
         "report": f"{name}/report.html" if (folder / "report.html").is_file() else None,
         "media": [p.relative_to(runs).as_posix() for p in media[:MOST_MEDIA]],
@@ -73,10 +74,16 @@ def _table(runs: Path, folder: Path, rows: dict[str, dict[str, Any]]) -> dict[st
         "kind": "evaluate",
         "name": name,
         "parts": {str(k): str(v) for k, v in parts.items() if k != "memory"},
+        "unit": unit_of(parts),
         "rows": [row_of("executed", row, label.replace("_", " ")) for label, row in rows.items()],
         "report": None,
         "media": [],
     }
+
+
+def unit_of(parts: dict[str, Any]) -> str | None:
+    """Of distances, which a run's header names behind its task: ``cube_return (m)``."""
+    return str(parts.get("task", "")).rpartition("(")[2].rstrip(")") or None
 
 
 def row_of(figure: str, told: dict[str, Any], label: str | None = None) -> dict[str, Any]:

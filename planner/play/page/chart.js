@@ -12,7 +12,7 @@ function shape(name, attributes, text) {
 
 function ceiling(value) {
   const power = 10 ** Math.floor(Math.log10(value));
-  return [1, 2, 2.5, 5, 10].map((m) => m * power).find((m) => m >= value * 0.999);
+  return [1, 2, 4, 6, 8, 10].map((m) => m * power).find((m) => m >= value * 0.999);
 }
 
 // values: a number or null per chunk; show: number to text; kind: bars | line; colour: of the marks.

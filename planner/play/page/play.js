@@ -4,7 +4,7 @@ import { ask, post } from "./api.js";
 import { chart } from "./chart.js";
 import { $, el, number, options, seconds } from "./tools.js";
 
-const EXECUTED = { expert: "Executed by the expert", reader: "Executed in the simulator" };
+const EXECUTED = { expert: "Expert’s hands", reader: "Executed" };
 const SIDES = ["with", "without", "executed"];
 
 export class Play {
@@ -176,7 +176,7 @@ export class Play {
     frames[i] = picture;
     this.streaming.side = side;
     if (side === "with" || chunk > this.episode.chunks.length) {
-      this.show(side, picture, `chunk ${chunk}, frame ${i + 1}`);
+      for (const each of this.sides) this.show(each, this.streaming.frames[each]?.at(-1));
       this.caption(this.streaming.text || this.episode.chunks[chunk - 1]?.text, `chunk ${chunk} · frame ${i + 1}`);
     }
     this.stripPending();
@@ -276,7 +276,8 @@ export class Play {
   refresh() {
     const { chunks, compare, simulator } = this.episode;
     const wanted = { with: true, without: compare || chunks.some((c) => c.frames.without), executed: Boolean(simulator) };
-    const names = { with: `Imagined, memory ${this.episode.memory}`, without: "Imagined without memory", executed: EXECUTED[simulator] };
+    const own = this.episode.memory === "none" ? "Imagined" : `With ${this.episode.memory}`;
+    const names = { with: own, without: "Without memory", executed: EXECUTED[simulator] };
     this.sides = SIDES.filter((side) => wanted[side]);
     const shown = this.sides.map((side) => names[side]).join();
     if ($("#views").dataset.shown !== shown) this.views(names);
@@ -350,12 +351,11 @@ export class Play {
     $("#caption").replaceChildren(text || "", el("small", {}, small));
   }
 
-  show(side, picture, what) {
+  show(side, picture) {
     const view = $(`#view-${side}`);
-    if (view && picture) {
-      view.src = picture;
-      view.dataset.what = what;
-    }
+    if (!view) return;
+    if (picture) view.src = picture;
+    view.classList.toggle("old", !picture);
   }
 
   // Show frame i of a chunk on every side; chunk 0 is the start.
@@ -363,7 +363,7 @@ export class Play {
     const chunk = this.episode.chunks[n - 1];
     for (const side of this.sides) {
       const frames = chunk?.frames[side];
-      this.show(side, frames ? frames[Math.min(i, frames.length - 1)] : chunk ? null : this.episode.first, `chunk ${n}`);
+      this.show(side, frames ? frames[Math.min(i, frames.length - 1)] : chunk ? null : this.episode.first);
     }
     if (chunk) this.caption(chunk.text, `chunk ${n} · frame ${Math.min(i + 1, chunk.frames.with.length)}`);
     else this.caption("start", "");

@@ -27,7 +27,7 @@ export class Runs {
     const place = el("div", {});
     const toggle = run.report && el("button", { type: "button", "aria-expanded": "false", onclick: (event) => this.report(event.target, place, run) }, "Report");
     const rows = run.rows.map((row) => el("tr", {}, el("th", { scope: "row" }, row.label), el("td", { class: "n" }, interval(row.distance)), el("td", { class: "n" }, share(row.success))));
-    const heads = ["", "distance", "success"].map((text, i) => el("th", { scope: "col", class: i ? "n" : false }, text));
+    const heads = ["", run.unit ? `distance, ${run.unit}` : "distance", "success"].map((text, i) => el("th", { scope: "col", class: i ? "n" : false }, text));
     const media = run.media.map((name) => name.endsWith(".mp4")
       ? el("video", { src: path(name), controls: true, preload: "none", "aria-label": name })
       : el("img", { src: path(name), alt: name.split("/").at(-1), loading: "lazy" }));
