@@ -167,7 +167,7 @@ class Play:
         data = await body(request, limit, f"The picture has more than {limit / 2**20:g} MB; make it smaller.")
         size = self.studio.cfg.image_size
         picture, changes = await run_in_threadpool(uploaded_picture, io.BytesIO(data), size)
-        session.picture = picture
+        session.upload = data
         return JSONResponse({"picture": data_url(picture), "changes": changes})
 
     async def clip(self, request: Request) -> Response:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import traceback
 from collections.abc import Callable
 from typing import Any
-
-import numpy as np
 
 from planner.play.clips import data_url
 from planner.play.saved import opened, save
@@ -16,6 +15,7 @@ from planner.play.take import Step, Take, facts
 from planner.play.worker import CancelledError, Job, Worker
 from tasks.commands import CommandError, is_users, one_line
 from world_model.action_lines import read_action
+from world_model.picture import uploaded_picture
 
 Message = dict[str, Any]
 MOST_SEED = 2**31 - 1
@@ -33,7 +33,7 @@ class Session:
     def __init__(self, studio: Studio, worker: Worker, send: Callable[[Message], None]):
         self.studio, self.worker, self.send = studio, worker, send
         self.take: Take | None = None
-        self.picture: np.ndarray | None = None
+        self.upload: bytes | None = None  # a picture's file, decoded once already
         self.busy = self.closed = False
 
     # --- what a person asks for ----------------------------------------------------------------
@@ -49,7 +49,7 @@ class Session:
             "open": self.open,
         }
         try:
-            kind = message.get("type")
+            kind = str(message.get("type"))
             if kind == "cancel":
                 self.cancel()
             elif kind not in kinds:
@@ -73,7 +73,7 @@ class Session:
             raise CommandError("The simulator follows the expert or the reader.")
         if source not in ("seed", "picture"):
             raise CommandError("An episode starts from a seed, a picture or a saved episode.")
-        if source == "picture" and self.picture is None:
+        if source == "picture" and self.upload is None:
             raise CommandError("Choose a picture first.")
 
         def work(job: Job) -> None:
@@ -81,8 +81,9 @@ class Session:
             stage = self.studio.stage(task, memory)
             job.check()
             if source == "picture":
-                assert self.picture is not None
-                self.play(Take(stage, self.picture, seed, "a picture", None, compare))
+                assert self.upload is not None
+                picture, _ = uploaded_picture(io.BytesIO(self.upload), stage.cfg.image_size)
+                self.play(Take(stage, picture, seed, "a picture", None, compare))
             else:
                 self.play(self.from_layout(stage, seed, by, compare))
 
@@ -225,7 +226,7 @@ class Session:
             self.take.close()
         self.take = None
         if self.closed:
-            self.picture = None
+            self.upload = None
 
     def listener(self, job: Job, take: Take) -> Callable[..., None]:
         """Tells the page how far a chunk is; ends it if nobody wants it any more."""

@@ -4,7 +4,7 @@ import { ask, post } from "./api.js";
 import { chart } from "./chart.js";
 import { $, el, number, options, seconds } from "./tools.js";
 
-const EXECUTED = { expert: "Expert’s hands", reader: "Executed" };
+const EXECUTED = { expert: "Executed by expert", reader: "Executed" };
 const SIDES = ["with", "without", "executed"];
 
 export class Play {
