@@ -426,6 +426,23 @@ def test_the_page_asks_nobody_else(client):
     assert client.get("/page/../server.py").status_code == 404
 
 
+def luminance(colour: str) -> float:
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return float(np.dot([0.2126, 0.7152, 0.0722], linear))
+
+
+def test_text_stands_out_from_its_ground():
+    """WCAG 2.1 AA: 4.5 to 1."""
+    style = (PAGE / "style.css").read_text()
+    found = re.findall(r"--([\w-]+): (#[0-9a-f]{3,6});", style)
+    colours = {k: v if len(v) == 7 else "#" + "".join(2 * c for c in v[1:]) for k, v in found}
+    grounds = [luminance(colours[g]) for g in ("paper", "card", "soft")]
+    for name in ("ink", "faint", "with", "without", "executed"):
+        assert min((g + 0.05) / (luminance(colours[name]) + 0.05) for g in grounds) >= 4.5, name
+    assert (luminance(colours["bad-soft"]) + 0.05) / (luminance(colours["bad"]) + 0.05) >= 4.5
+
+
 # --- runs ----------------------------------------------------------------------------------------
 
 

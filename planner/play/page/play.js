@@ -217,7 +217,7 @@ export class Play {
     this.done = "Cancelled; the episode is as it was";
     if (this.episode) {
       this.refresh();
-      this.at(this.episode.chunks.length, 0);
+      this.at(this.episode.chunks.length, Infinity);
     }
   }
 
