@@ -63,7 +63,7 @@ class Recorder:
     def write(self, path: Path) -> None:
         height = round(SIZE[1] * WIDTH / SIZE[0])
         small = [p.resize((WIDTH, height), Image.Resampling.LANCZOS) for p, _ in self.pictures]
-        pages = [p.quantize(96, dither=Image.Dither.NONE) for p in small]
+        pages = [p.quantize(200, dither=Image.Dither.NONE) for p in small]
         with atomic_path(path) as temp:
             stays = [ms for _, ms in self.pictures]
             pages[0].save(temp, "GIF", save_all=True, append_images=pages[1:], duration=stays, loop=0)

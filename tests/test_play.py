@@ -214,7 +214,7 @@ def test_a_running_chunk_can_be_cancelled_and_others_wait_in_line(client, studio
         first.send("act", text=PICK)
         first.until("progress", done=1)
         second.send("act", text=PICK)
-        assert second.until("line")["place"] == 1
+        second.until("line", place=1)
         first.ask("cancel")
         assert play.pages[first.token].take.steps == []
         second.until("line", place=0)

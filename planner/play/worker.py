@@ -21,7 +21,7 @@ class Job:
     Attributes:
         owner: whose it is.
         work: called in the worker's thread with the job.
-        told: called with the place in line, 0 once it runs; from any thread.
+        told: called with the place in line, 0 once it runs; from any thread, and must return at once.
         dropped: called if the job leaves the line without having run.
     """
 
@@ -60,7 +60,7 @@ class Worker:
         with self._changed:
             self._line.append(job)
             self._changed.notify_all()
-        self._tell()
+            self._tell()
         return job
 
     def cancel(self, owner: Any) -> None:
@@ -70,10 +70,10 @@ class Worker:
             self._line = deque(job for job in self._line if job.owner is not owner)
             if self._running is not None and self._running.owner is owner:
                 self._running.cancelled.set()
-        for job in gone:
-            job.cancelled.set()
-            job.dropped()
-        self._tell()
+            for job in gone:
+                job.cancelled.set()
+                job.dropped()
+            self._tell()
 
     def close(self) -> None:
         """Give up on everything and end the thread."""
@@ -86,11 +86,10 @@ class Worker:
         self._thread.join(timeout=60)
 
     def _tell(self) -> None:
-        with self._changed:
-            ahead = int(self._running is not None)
-            places = [(job, ahead + i) for i, job in enumerate(self._line)]
-        for job, place in places:
-            job.told(place)
+        """Tell everybody their place; with the lock held, so that nobody hears an older one later."""
+        ahead = int(self._running is not None)
+        for i, job in enumerate(self._line):
+            job.told(ahead + i)
 
     def _run(self) -> None:
         while True:
@@ -101,8 +100,8 @@ class Worker:
                     return
                 self._running = self._line.popleft()
                 job = self._running
-            job.told(0)
-            self._tell()
+                job.told(0)
+                self._tell()
             try:
                 job.work(job)
             except CancelledError:
