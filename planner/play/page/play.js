@@ -2,7 +2,7 @@
 
 import { ask, post } from "./api.js";
 import { chart } from "./chart.js";
-import { $, el, number, options, seconds } from "./tools.js";
+import { $, count, el, number, options, seconds } from "./tools.js";
 
 const EXECUTED = { expert: "Executed by expert", reader: "Executed" };
 const SIDES = ["with", "without", "executed"];
@@ -36,7 +36,7 @@ export class Play {
       this.megabytes = told.upload_megabytes;
       options(task, told.tasks.map((t) => [t, t]), task.value || told.tasks[0]);
       options(memory, told.memories.map((m) => [m, m]), memory.value || told.memories[0]);
-      const shown = told.saved.map((s) => [s.name, `${s.saved} · ${s.memory} · ${s.captions.length} chunks · ${s.source}`]);
+      const shown = told.saved.map((s) => [s.name, `${s.saved} · ${s.memory} · ${count(s.captions.length, "chunk", "chunks")} · ${s.source}`]);
       options(saved, shown.length ? shown : [["", "none yet"]], saved.value);
       this.fit();
     } catch (error) {
@@ -152,7 +152,7 @@ export class Play {
 
   on_line({ place }) {
     if (!this.busy) return;
-    this.say(place ? `Waiting: ${place} ${place === 1 ? "job" : "jobs"} ahead` : "Working");
+    this.say(place ? `Waiting: ${count(place, "job", "jobs")} ahead` : "Working");
     this.begun = performance.now();
   }
 
@@ -200,7 +200,7 @@ export class Play {
     $("#facts").textContent = `${message.source} · memory ${message.memory} · ${message.weights}`;
     this.usual();
     this.refresh();
-    this.done = message.chunks.length ? `${message.chunks.length} chunks` : "Ready";
+    this.done = message.chunks.length ? count(message.chunks.length, "chunk", "chunks") : "Ready";
     const last = message.chunks.at(-1);
     if (!last) this.at(0, 0);
     else this.at(last.number, last.frames.with.length - 1);
@@ -293,9 +293,9 @@ export class Play {
     views.replaceChildren(...this.sides.map((side) => el("figure", { "data-side": side }, el("figcaption", {}, names[side]), el("img", { id: `view-${side}`, src: this.episode.first, alt: names[side] }))));
   }
 
-  film(side, frames, count) {
-    const made = el("div", { class: "film", "data-side": side }, ...Array.from({ length: count }, (_, i) => (frames?.[i] ? el("img", { src: frames[i], alt: "" }) : el("img", { class: "waiting", alt: "" }))));
-    made.style.setProperty("--frames", count);
+  film(side, frames, slots) {
+    const made = el("div", { class: "film", "data-side": side }, ...Array.from({ length: slots }, (_, i) => (frames?.[i] ? el("img", { src: frames[i], alt: "" }) : el("img", { class: "waiting", alt: "" }))));
+    made.style.setProperty("--frames", slots);
     return made;
   }
 
@@ -320,8 +320,8 @@ export class Play {
   stripPending() {
     const { number: n, text, frames } = this.streaming;
     if (n <= this.episode.chunks.length) return;
-    const count = this.episode.chunks.at(-1)?.frames.with.length || Math.max(4, frames.with?.length || 0);
-    const item = el("li", { id: `chunk-${n}` }, ...SIDES.filter((s) => frames[s]).map((s) => this.film(s, frames[s], Math.max(count, frames[s].length))), el("p", {}, `${n}. ${text}`));
+    const slots = this.episode.chunks.at(-1)?.frames.with.length || Math.max(4, frames.with?.length || 0);
+    const item = el("li", { id: `chunk-${n}` }, ...SIDES.filter((s) => frames[s]).map((s) => this.film(s, frames[s], Math.max(slots, frames[s].length))), el("p", {}, `${n}. ${text}`));
     const old = $(`#chunk-${n}`);
     if (old) old.replaceWith(item);
     else $("#strip").append(item);

@@ -1,7 +1,7 @@
 // The third part: two unnamed clips, and what a person thinks of them.
 
 import { ask, post } from "./api.js";
-import { $, el, number } from "./tools.js";
+import { $, count, el, number } from "./tools.js";
 
 const FPS = 4, REST = 5; // frames a second; frames that the end stays
 
@@ -29,7 +29,7 @@ export class Rate {
       this.complain("");
       this.frame = 0;
       this.form.hidden = false;
-      $("#rate-status").textContent = this.pair.left ? `${this.pair.left} pairs not rated yet` : "every pair has a rating";
+      $("#rate-status").textContent = this.pair.left ? `${count(this.pair.left, "pair", "pairs")} not rated yet` : "every pair has a rating";
       $("#criteria").replaceChildren(...Object.entries(this.pair.criteria).map(([name, question]) => this.criterion(name, question)));
       this.tick();
     } catch (error) {
@@ -56,12 +56,12 @@ export class Rate {
 
   tick() {
     if (!this.pair) return;
-    const count = this.pair.a.length;
-    const i = Math.min(this.frame, count - 1);
+    const frames = this.pair.a.length;
+    const i = Math.min(this.frame, frames - 1);
     $("#clip-a").src = this.pair.a[i];
     $("#clip-b").src = this.pair.b[i];
     $("#pair-caption").textContent = this.pair.captions[i];
-    this.frame = (this.frame + 1) % (count + REST);
+    this.frame = (this.frame + 1) % (frames + REST);
   }
 
   async save() {

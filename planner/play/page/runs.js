@@ -1,7 +1,7 @@
 // The second part: what other commands finished.
 
 import { ask } from "./api.js";
-import { $, el, number } from "./tools.js";
+import { $, count, el, number } from "./tools.js";
 
 const interval = (told) => (told?.mean == null ? "–" : `${number(told.mean)} [${number(told.low)}, ${number(told.high)}]`);
 const share = (told) => (told?.share == null ? "–" : `${Math.round(100 * told.share)}% of ${told.n}`);
@@ -35,7 +35,7 @@ export class Runs {
       el("div", { class: "head" }, el("h3", {}, run.name, el("span", { class: "badge" }, run.kind === "run" ? "planner.run" : "planner.evaluate")), toggle),
       el("p", { class: "parts" }, Object.entries(run.parts).map(([k, v]) => `${k} ${v}`).join(" · ")),
       el("div", { class: "scroll" }, el("table", {}, el("thead", {}, el("tr", {}, ...heads)), el("tbody", {}, ...rows))),
-      media.length ? el("details", {}, el("summary", {}, `${media.length} pictures and clips`), el("div", { class: "media" }, ...media)) : null,
+      media.length ? el("details", {}, el("summary", {}, count(media.length, "picture or clip", "pictures and clips")), el("div", { class: "media" }, ...media)) : null,
       place);
   }
 

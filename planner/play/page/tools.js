@@ -23,4 +23,6 @@ export function number(value, digits = 3) {
   return Math.abs(value) >= 100 ? value.toFixed(0) : value.toFixed(digits);
 }
 
+export const count = (n, one, many) => `${n} ${n === 1 ? one : many}`;
+
 export const seconds = (value) => `${value.toFixed(1)} s`;
