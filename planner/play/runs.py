@@ -69,7 +69,7 @@ def _run(runs: Path, folder: Path, told: dict[str, Any]) -> dict[str, Any]:
 
 def _table(runs: Path, folder: Path, rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
     name = folder.relative_to(runs).as_posix()
-    parts = next((row["parts"] for row in rows.values() if row.get("parts")), {})
+    parts: dict[str, Any] = next((row["parts"] for row in rows.values() if row.get("parts")), {})
     return {
         "kind": "evaluate",
         "name": name,

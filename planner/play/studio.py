@@ -123,7 +123,8 @@ class Studio:
 
 def usual_actions(task: Task) -> dict[str, Subgoal]:
     """Every subgoal that the task's vocabulary can say, by its caption."""
-    words, found = task.vocabulary, {}
+    words = task.vocabulary
+    found: dict[str, Subgoal] = {}
     for kind, thing, target in product(words.kinds, words.objects, (None, *words.targets)):
         try:
             subgoal = task.subgoal(kind, thing, target)
