@@ -32,7 +32,8 @@ from world_model.video_tables.adversaries import ADVERSARIES, REFERENCES, doubts
 from world_model.video_tables.clips import Clips, open_clips
 from world_model.video_tables.costs import costs
 from world_model.video_tables.imagine import imagine_all, load
-from world_model.video_tables.judge import FIDELITY, Judge
+from world_model.video_tables.judge import Judge
+from world_model.video_tables.metrics import FIDELITY
 from world_model.video_tables.page import section
 from world_model.video_tables.plots import draw_intervals, draw_over_time, draw_strip
 from world_model.video_tables.rows import (
@@ -88,7 +89,7 @@ class Bench:
             return Lpips(self.cfg.lpips.net, self.cfg.lpips.backbone)
         except (FileNotFoundError, ModuleNotFoundError) as error:
             if self.cfg.lpips.backbone is not None:
-                raise
+                raise CommandError(str(error)) from None
             self.leave_out(f"LPIPS: {error}")
             return None
 

@@ -1,17 +1,22 @@
-"""What a row is to be read beside: true videos, and true videos spoiled so that a metric must see it."""
+"""What a row is to be read beside: true videos, and videos spoiled so that a metric must see it.
+
+The spoiled ones go through the autoencoder first: an adversary of sharp frames would beat every model by
+metrics of sharpness alone, whatever it shows.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import cycle
 from typing import Any
 
 import numpy as np
 
 from world_model.video_metrics.videos import freeze, inject_cuts, shuffle
-from world_model.video_tables.clips import Clips
-from world_model.video_tables.judge import METRICS, Judge
+from world_model.video_tables.clips import Clip, Clips
+from world_model.video_tables.judge import Judge
+from world_model.video_tables.metrics import METRICS
 
 REFERENCES = {
     "truth": "the truth itself",
@@ -19,10 +24,10 @@ REFERENCES = {
     "autoencoded": "the truth through the autoencoder: the ceiling",
 }
 ADVERSARIES = {
-    "frozen": "frozen: the last frame that was given",
-    "shuffled": "shuffled: true frames in random order",
-    "cut_injected": "cut-injected: two hard cuts in the truth",
-    "wrong_action": "wrong actions: true videos from the same start",
+    "frozen": "frozen: the last frame that was given, autoencoded",
+    "shuffled": "shuffled: the true frames in random order, autoencoded",
+    "cut_injected": "cut-injected: two hard cuts in the truth, autoencoded",
+    "wrong_action": "wrong actions: true videos from the same start, autoencoded",
 }
 BARS = {  # the metrics by which an adversary must be worse than videos that are right
     "frozen": ("fvd", "frechet_steps", "psnr", "ssim", "lpips", "src_contrast"),
@@ -52,16 +57,18 @@ def reference_row(
     videos: Videos = true
     if name == "other_layouts":
         videos = alike(clips)
-    elif name == "autoencoded":
-        videos = {i: autoencode(v) for i, v in true.items()}
-    elif name == "frozen":
-        videos = frozen(clips, chunk_frames)
-    elif name == "shuffled":
-        videos = dict(enumerate(shuffle(list(true.values()))))
-    elif name == "cut_injected":
-        videos, at = with_cuts(clips)
     elif name == "wrong_action":
-        videos = {i: c.frames[1:] for i, c in clips.wrong.items()}
+        videos = {i: autoencode(c.frames[1:]) for i, c in clips.wrong.items()}
+    elif name != "truth":
+        blurred = [replace(c, frames=autoencode(c.frames)) for c in clips.truth]
+        if name == "autoencoded":
+            videos = {i: c.frames[1:] for i, c in enumerate(blurred)}
+        elif name == "frozen":
+            videos = frozen(blurred, chunk_frames)
+        elif name == "shuffled":
+            videos = dict(enumerate(shuffle([c.frames[1:] for c in blurred])))
+        else:
+            videos, at = with_cuts(blurred)
     if not videos:
         return None
     row = judge.measure(videos, against_truth=name != "truth", visits=name != "other_layouts")
@@ -70,18 +77,18 @@ def reference_row(
     return {"label": label, "kind": kind, **injected, **row}
 
 
-def frozen(clips: Clips, chunk_frames: int | None) -> Videos:
+def frozen(clips: Sequence[Clip], chunk_frames: int | None) -> Videos:
     """The first frame throughout; with ``chunk_frames`` the last true frame before each chunk."""
-    whole = freeze([c.frames for c in clips.truth])
+    whole = freeze([c.frames for c in clips])
     if chunk_frames is None:
         return {i: v[1:] for i, v in enumerate(whole)}
-    return {i: np.repeat(c.frames[:-1:chunk_frames], chunk_frames, axis=0) for i, c in enumerate(clips.truth)}
+    return {i: np.repeat(c.frames[:-1:chunk_frames], chunk_frames, axis=0) for i, c in enumerate(clips)}
 
 
-def with_cuts(clips: Clips) -> tuple[Videos, list[tuple[int, int]]]:
-    """The truth with hard cuts at a third and at two thirds of each video, and at which frames."""
-    at = [(len(c.frames) // 3, 2 * len(c.frames) // 3) for c in clips.truth]
-    made = [inject_cuts([c.frames], places)[0] for c, places in zip(clips.truth, at, strict=True)]
+def with_cuts(clips: Sequence[Clip]) -> tuple[Videos, list[tuple[int, int]]]:
+    """Hard cuts at a third and at two thirds of each video, and at which frames."""
+    at = [(len(c.frames) // 3, 2 * len(c.frames) // 3) for c in clips]
+    made = [inject_cuts([c.frames], places)[0] for c, places in zip(clips, at, strict=True)]
     return {i: v[1:] for i, v in enumerate(made)}, at
 
 

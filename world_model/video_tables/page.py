@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from world_model.video_tables.judge import FRECHET, METRICS
+from world_model.video_tables.metrics import FRECHET, METRICS
 
 PARTS = {
     "next_chunk": "Slow learning: each next chunk, from the true frames before it",

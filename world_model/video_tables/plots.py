@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from tasks.files import atomic_path
-from world_model.video_tables.judge import METRICS
+from world_model.video_tables.metrics import METRICS
 from world_model.video_tables.page import columns_of
 
 COLOURS = {"reference": "#6b7280", "adversary": "#c62828", "model": "#1f45c4"}
