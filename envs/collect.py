@@ -150,7 +150,8 @@ def collect(cfg: DictConfig) -> Path:
     if path.exists():
         _print_finished(path, config, seeds, task.unit)
         return path
-    fps = hydra.utils.get_class(cfg.env._target_).metadata["render_fps"]
+    env_class: Any = hydra.utils.get_class(cfg.env._target_)
+    fps = env_class.metadata["render_fps"]
     group, robot = integer(cfg, "group", 1), cfg.env._target_.rpartition(".")[2]
     writer = DatasetWriter(path, fps, task.action_spec.names, config, group, robot)
     with closing(writer):

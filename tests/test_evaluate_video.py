@@ -97,10 +97,8 @@ def true_clips(n: int = 6, chunks: int = 6, returns: bool = False) -> Clips:
 
 
 def nearly(frames: np.ndarray) -> np.ndarray:
-    """What an autoencoder does to frames."""
-    return np.clip(
-        frames.astype(int) + np.random.default_rng(0).integers(-3, 4, frames.shape), 0, 255
-    ).astype(np.uint8)
+    """What an autoencoder does to frames: close, and alike for alike ones."""
+    return (frames // 8 * 8 + 4).astype(np.uint8)
 
 
 # --- adversaries -------------------------------------------------------------------------------
@@ -139,9 +137,7 @@ def test_revisits_are_measured_between_floor_and_ceiling():
     ]
     assert truth["src_contrast"]["value"] == pytest.approx(1) == truth["src_normalised"]["value"]
     frozen = reference_row("frozen", clips, judge, None, nearly)["figures"]
-    assert frozen["src"]["value"] == pytest.approx(100) and frozen["src_contrast"]["value"] == pytest.approx(
-        0
-    )
+    assert frozen["src"]["value"] > 99 and abs(frozen["src_contrast"]["value"]) < 0.05
     seen = reference_row("autoencoded", clips, judge, None, nearly)
     assert seen["figures"]["revisit_psnr"]["value"] > frozen["revisit_psnr"]["value"]
     assert [r["src"] for r in seen["clips"]] != [r["src"] for r in seen["clips"][::-1]]
@@ -289,9 +285,13 @@ def resumed(weights: Path, run_dir: Path, rows: str) -> None:
     ("table", "more"),
     [
         (3, ["varied=temp_lora_no_loop"]),
-        (5, ["varied=temp_lora_no_loop", "rows=[temp_lora_no_loop-composed,temp_lora_no_loop-interpolated]"]),
-        (6, ["ranks=[2]", "learning_rates=[1e-3]"]),
-        (9, ["varied=no_memory", "steps=[1,2]"]),
+        pytest.param(
+            5,
+            ["varied=temp_lora_no_loop", "rows=[temp_lora_no_loop-composed,temp_lora_no_loop-interpolated]"],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(6, ["ranks=[2]", "learning_rates=[1e-3]"], marks=pytest.mark.slow),
+        pytest.param(9, ["varied=no_memory", "steps=[1,2]"], marks=pytest.mark.slow),
     ],
 )
 def test_the_ablations_run(weights, tmp_path, table, more):
@@ -330,7 +330,6 @@ def test_the_ablations_run(weights, tmp_path, table, more):
         ("cuts.detector=hash", "detector=hash: expected adaptive or content"),
         ("data=no/such", "no dataset at no/such"),
         ("device=tpu9", "device=tpu9"),
-        ("memories.temp_lora.steps=0", "steps=0"),
     ],
 )
 def test_wrong_options_are_one_line(weights, tmp_path, option, says):

@@ -312,6 +312,8 @@ def check(cfg: DictConfig) -> None:
 def run(cfg: DictConfig) -> None:
     check(cfg)
     table, rows = table_of(cfg), rows_of(cfg)
+    for row in rows.values():
+        hydra.utils.instantiate(cfg.memories[row.memory], **row.options)  # a wrong option is said at once
     whole = cfg.copy()
     whole.rows = None
     row_folder(VARIANTS["no_memory"], cfg)

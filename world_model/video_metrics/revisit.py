@@ -117,9 +117,8 @@ def _cosines(
 ) -> tuple[list[float], list[float]]:
     """Of each video what :func:`visit_cosines` gives."""
     listed = as_list(videos, what)
-    several = not isinstance(pairs, np.ndarray)
-    if several and len(pairs) != len(listed):
-        raise ValueError(f"{len(pairs)} arrays of pairs for {len(listed)} videos: expected one each, or one")
-    each = list(pairs) if several else [pairs] * len(listed)
+    each = [pairs] * len(listed) if isinstance(pairs, np.ndarray) else list(pairs)
+    if len(each) != len(listed):
+        raise ValueError(f"{len(each)} arrays of pairs for {len(listed)} videos: expected one each, or one")
     found = [visit_cosines(extractor(video), p) for video, p in zip(listed, each, strict=True)]
     return [related for related, _ in found], [unrelated for _, unrelated in found]

@@ -145,7 +145,8 @@ def recorded_clips(
     seeds = held_out_seeds(task.heldout_seeds, cfg.seed, SEEDS_APART)
     layouts = (task.layout(s) for s in seeds)
     fitting = (x for x in layouts if long_enough(len(x.plan), task.chunk_frames, cfg.frames))
-    fps = hydra.utils.get_class(cfg.env._target_).metadata["render_fps"]
+    env_class: Any = hydra.utils.get_class(cfg.env._target_)
+    fps = env_class.metadata["render_fps"]
 
     def carried_out() -> Iterator[Episode]:
         done = (episode for x in fitting if (episode := record(env, x)[0]) is not None)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from tqdm import tqdm
 
 from tasks.statistics import mean_interval, ratio_interval
+from world_model.memory.base import AnyMemory
 from world_model.memory.none import NoMemory
 from world_model.model import WorldModel
 from world_model.peak_memory import PeakMemory
@@ -30,7 +31,7 @@ def costs(model: WorldModel, clips: Sequence[Clip]) -> dict[str, Any]:
     found: dict[str, list[dict[str, Any]]] = {"without": [], "with": []}
     for number, clip in enumerate(tqdm([clips[0], *clips], "costs", unit="clip")):
         for name, records in found.items():
-            model.use_memory(NoMemory() if name == "without" else memory, theta0)
+            model.use_memory(cast(AnyMemory, NoMemory()) if name == "without" else memory, theta0)
             with PeakMemory(model.device) as peak:
                 seconds = imagine(model, LONG, [clip], [clip.captions])[0].seconds
             if number:

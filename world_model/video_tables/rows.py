@@ -166,7 +166,7 @@ TABLES = {
 
 def positive(values: Sequence[Any], key: str, kind: type) -> None:
     """OptionError unless these are one number or more of that kind, above 0."""
-    right = [isinstance(v, (int, kind)) and not isinstance(v, bool) and v > 0 for v in values]
+    right = [isinstance(v, int | float) and isinstance(v, kind | int) and v > 0 for v in values]
     if not right or not all(right):
         raise OptionError(f"{key}={list(values)}: expected numbers above 0, at least one")
 
