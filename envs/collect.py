@@ -143,7 +143,8 @@ def collect(cfg: DictConfig) -> Path:
     """Make the dataset that ``cfg`` describes, or go on making it; returns its path."""
     episodes, workers, path = integer(cfg, "episodes", 1), integer(cfg, "workers", 1), Path(cfg.path)
     config = {key: value for key, value in plain(cfg).items() if key in ("task", "env", "episodes")}
-    task, make_env = hydra.utils.instantiate(cfg.task), factory(cfg, "env")
+    task = hydra.utils.instantiate(cfg.task)
+    factory(cfg, "env")  # a wrong option is said at once
     if episodes > len(task.train_seeds):
         fail(f"episodes={episodes}: {task.name} has {len(task.train_seeds)} training seeds")
     seeds = task.train_seeds[:episodes]
