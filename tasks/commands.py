@@ -234,6 +234,11 @@ def _cause(error: Exception) -> BaseException:
     return OptionError(f"{key}._target_={named.group(1)} can't be made ({reason}); expected module.Class")
 
 
+def is_users(error: Exception) -> bool:
+    """Whether an exception tells a user what to put right, so that :func:`one_line` of it suffices."""
+    return _is_users(_cause(error), error)
+
+
 def _is_users(cause: BaseException, error: Exception) -> bool:
     """Whether an exception speaks to the user: ours, or one that names a bad value or file."""
     ours = type(cause).__module__.split(".")[0] in (*PACKAGES, "__main__")

@@ -76,6 +76,7 @@ SAID = {
     "interpolated": "halfway between caption and synonym",
     "composed": "two actions in one caption",
 }
+ADAM = {"optimizer": "adam", "steps": 4, "timesteps": [600, 1000], "draws": "own"}  # what the rates are of
 GRIDS = {  # ranks, and learning rates 50 times the paper's
     6: ((16, 32, 64), (5e-2, 5e-3, 5e-4)),
     8: ((16, 32, 64, 128), (5e-2, 2.5e-2, 5e-3, 2.5e-3, 5e-4)),
@@ -136,7 +137,7 @@ def _grid(table: int) -> Callable[[DictConfig, str, Row], dict[str, Row]]:
             f"{name}-lr_{rate:g}-rank_{rank}": replace(
                 row,
                 label=f"{row.label}: learning rate {rate:g}, rank {rank}",
-                options={**row.options, "learning_rate": rate, "rank": rank, "alpha": rank},
+                options={**row.options, **ADAM, "learning_rate": rate, "rank": rank, "alpha": rank},
             )
             for rate in rates
             for rank in ranks
