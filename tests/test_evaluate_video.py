@@ -23,7 +23,7 @@ from world_model.video_tables.imagine import batches
 from world_model.video_tables.judge import Judge, summary
 from world_model.video_tables.metrics import METRICS
 from world_model.video_tables.page import interval
-from world_model.video_tables.rows import TABLES, VARIANTS, Halfway, composed, rows_of, similar
+from world_model.video_tables.rows import ADAM, TABLES, VARIANTS, Halfway, composed, rows_of, similar
 
 ROOT = Path(__file__).resolve().parents[1]
 CHUNK = 4
@@ -181,7 +181,8 @@ def test_ablations_are_options():
         "temp_lora_no_loop-lr_0.001-rank_4",
         "temp_lora_no_loop-lr_0.1-rank_4",
     ]
-    assert cells["temp_lora_no_loop-lr_0.1-rank_4"].options == {"learning_rate": 0.1, "rank": 4, "alpha": 4}
+    options = cells["temp_lora_no_loop-lr_0.1-rank_4"].options
+    assert options == {**ADAM, "learning_rate": 0.1, "rank": 4, "alpha": 4}
     steps = rows_of(compose("evaluate_video", ["table=9", "steps=[7]", "varied=no_memory"]))
     assert steps["no_memory-steps_7"].sampling_steps == 7 and steps["no_memory-steps_7"].memory == "none"
     assert rows_of(compose("evaluate_video", ["table=4"]))["full-single_frame"].single_frame
