@@ -144,14 +144,15 @@ def collect(cfg: DictConfig) -> Path:
     episodes, workers, path = integer(cfg, "episodes", 1), integer(cfg, "workers", 1), Path(cfg.path)
     config = {key: value for key, value in plain(cfg).items() if key in ("task", "env", "episodes")}
     task = hydra.utils.instantiate(cfg.task)
-    factory(cfg, "env")  # its options are wrong here, not in a worker
+    factory(cfg, "env")  # a wrong option is said at once
     if episodes > len(task.train_seeds):
         fail(f"episodes={episodes}: {task.name} has {len(task.train_seeds)} training seeds")
     seeds = task.train_seeds[:episodes]
     if path.exists():
         _print_finished(path, config, seeds, task.unit)
         return path
-    fps = hydra.utils.get_class(cfg.env._target_).metadata["render_fps"]
+    env_class: Any = hydra.utils.get_class(cfg.env._target_)
+    fps = env_class.metadata["render_fps"]
     group, robot = integer(cfg, "group", 1), cfg.env._target_.rpartition(".")[2]
     writer = DatasetWriter(path, fps, task.action_spec.names, config, group, robot)
     with closing(writer):

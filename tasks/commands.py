@@ -43,6 +43,8 @@ TARGETED = (
     "locator",
     "model.text",
     "corruption",
+    "features",
+    "record",
 )  # made by their _target_
 INTERRUPTED = 130
 

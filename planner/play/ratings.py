@@ -17,9 +17,9 @@ import numpy as np
 from planner.play.clips import data_url
 from planner.play.saved import FOLDER, RECORD, SavedError, listed, read_frames
 from planner.records import load_result
-from planner.statistics import mean_interval
 from tasks.commands import CommandError
 from tasks.files import write_json
+from tasks.statistics import mean_interval
 
 RATINGS = "ratings"
 CRITERIA = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,7 +50,7 @@ def out_and_back(frames: int, gap: int = 1) -> np.ndarray:
 
 
 def scene_revisit_consistency(
-    imagined: Videos, real: Videos, pairs: np.ndarray, extractor: FrameExtractor
+    imagined: Videos, real: Videos, pairs: np.ndarray | Sequence[np.ndarray], extractor: FrameExtractor
 ) -> Revisits:
     """Compare first and later visits along one scripted path.
 
@@ -60,18 +61,13 @@ def scene_revisit_consistency(
     Args:
         imagined, real: videos along that path; ``real`` are the simulator's.
         pairs: ``(P, 2)`` (first, later) frame numbers, of at least two places; one first frame may stand
-            in several pairs.
+            in several pairs. One array for all videos, or one for each.
         extractor: ResNet-18 in the paper.
 
     Raises:
         ValueError: pairs that no video has, of fewer than two places, or a simulator whose visits look
             no more alike than unrelated places.
     """
-    pairs = np.asarray(pairs)
-    if pairs.ndim != 2 or pairs.shape[1] != 2 or len(set(pairs[:, 0].tolist())) < 2:
-        raise ValueError(
-            f"pairs of shape {pairs.shape}: expected (P, 2) of (first, later), two places or more"
-        )
     src, unrelated = _cosines(imagined, "imagined", pairs, extractor)
     ceiling, floor = (float(np.mean(v)) for v in _cosines(real, "real", pairs, extractor))
     if ceiling <= floor:
@@ -92,18 +88,37 @@ def scene_revisit_consistency(
     )
 
 
-def _cosines(
-    videos: Videos, what: str, pairs: np.ndarray, extractor: FrameExtractor
-) -> tuple[list[float], list[float]]:
-    """Of each video the mean cosine (x 100) of visits of one place, and of unrelated places."""
-    related, unrelated = [], []
+def visit_cosines(features: np.ndarray, pairs: np.ndarray) -> tuple[float, float]:
+    """Of one video the mean cosine (x 100) of visits of one place, and of unrelated places.
+
+    Args:
+        features: ``(T, D)``, of each frame.
+        pairs: ``(P, 2)`` (first, later) frame numbers, of at least two places.
+
+    Raises:
+        ValueError: pairs of another shape, of fewer places, or of frames that are not there.
+    """
+    pairs = np.asarray(pairs)
+    if pairs.ndim != 2 or pairs.shape[1] != 2 or len(set(pairs[:, 0].tolist())) < 2:
+        raise ValueError(
+            f"pairs of shape {pairs.shape}: expected (P, 2) of (first, later), two places or more"
+        )
+    if pairs.min() < 0 or pairs.max() >= len(features):
+        raise ValueError(f"the video has {len(features)} frames, and a pair names frame {pairs.max()}")
     elsewhere = pairs[:, None, 0] != pairs[None, :, 0]
-    for k, video in enumerate(as_list(videos, what)):
-        if pairs.min() < 0 or pairs.max() >= len(video):
-            raise ValueError(f"{what}[{k}] has {len(video)} frames, and a pair names frame {pairs.max()}")
-        features = np.asarray(extractor(video), np.float64)
-        features /= np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-        cosines = 100 * features[pairs[:, 0]] @ features[pairs[:, 1]].T
-        related.append(float(np.diag(cosines).mean()))
-        unrelated.append(float(cosines[elsewhere].mean()))
-    return related, unrelated
+    unit = np.asarray(features, np.float64)
+    unit = unit / np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
+    cosines = 100 * unit[pairs[:, 0]] @ unit[pairs[:, 1]].T
+    return float(np.diag(cosines).mean()), float(cosines[elsewhere].mean())
+
+
+def _cosines(
+    videos: Videos, what: str, pairs: np.ndarray | Sequence[np.ndarray], extractor: FrameExtractor
+) -> tuple[list[float], list[float]]:
+    """Of each video what :func:`visit_cosines` gives."""
+    listed = as_list(videos, what)
+    each = [pairs] * len(listed) if isinstance(pairs, np.ndarray) else list(pairs)
+    if len(each) != len(listed):
+        raise ValueError(f"{len(each)} arrays of pairs for {len(listed)} videos: expected one each, or one")
+    found = [visit_cosines(extractor(video), p) for video, p in zip(listed, each, strict=True)]
+    return [related for related, _ in found], [unrelated for _, unrelated in found]
