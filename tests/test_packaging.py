@@ -294,3 +294,13 @@ def test_the_code_map_names_real_code(what: str, file: str, name: str):
         for part in name.split("."):
             assert isinstance(node, dict) and part in node, f"{what}: {file} has no {name}"
             node = node[part]
+
+
+def test_the_readmes_figures_are_those_of_the_results():
+    """Each mean with an interval in README.md stands in docs/results.md, which is generated."""
+    number = r"\d\.\d{3}"
+    figures = re.findall(rf"({number}) m\**( \[{number}, {number}\])", read(ROOT / "README.md"))
+    generated = read(ROOT / "docs" / "results.md")
+    assert (
+        figures and [mean + interval for mean, interval in figures if mean + interval not in generated] == []
+    )
