@@ -11,7 +11,7 @@ TORCH = torch==2.13.0
 PIP_TORCH_ARGS =
 TASK = cube_return
 ARGS =
-PYTEST_ARGS = -n 2 --dist loadfile
+PYTEST_ARGS = -n 2 --dist loadfile --no-loadscope-reorder
 PACKAGES = planner world_model inverse_dynamics envs tasks
 
 PY = $(VENV)/bin/python

@@ -152,7 +152,11 @@ def test_the_planner_saves_memories_and_starts_from_one(root, tmp_path):
     done = command("planner.run", *begun, "memory=temp_lora")
     assert done.returncode == 0 and "starts from memory" in done.stdout, done.stderr[-2000:]
     wrong = command(
-        "planner.run", *base[:-1], f"load_memory={episode / 'last'}", f"run_dir={tmp_path / 'wrong'}"
+        "planner.run",
+        *base[:-1],
+        "memory=none",
+        f"load_memory={episode / 'last'}",
+        f"run_dir={tmp_path / 'wrong'}",
     )
     assert wrong.returncode == 1 and wrong.stderr.count("\n") == 1
     assert "holds a memory of kind 'temp_lora', expected 'none'" in wrong.stderr

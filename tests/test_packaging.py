@@ -115,18 +115,22 @@ def test_make_target_expands(target: str):
 def test_the_recipe_ships_what_it_trained():
     """With another RUNS too; its options are those of the shipped weights, so it need not give them."""
     done = make("-n", "weights", "RUNS=elsewhere", cwd=ROOT).stdout.replace("\\\n", " ")
-    lines = {line.split(" -m ")[1].split()[0]: line for line in done.splitlines() if " -m " in line}
+    lines: dict[str, list[str]] = {}
+    for line in done.splitlines():
+        if " -m " in line:
+            lines.setdefault(line.split(" -m ")[1].split()[0], []).append(f"{line} ")
     first, reader = "elsewhere/pretrain/cube_return", "elsewhere/inverse_dynamics/cube_return"
-    model = f"{first}-longer"
-    assert f"run_dir={first}\n" in done and f"model.pretrained={first}/model" in lines["world_model.pretrain"]
-    assert f"run_dir={model}" in lines["world_model.pretrain"]
-    assert f"weights={model}/model" in lines["world_model.slowfast_loop"]
-    assert "run_dir=elsewhere/slowfast_loop/cube_return" in lines["world_model.slowfast_loop"]
-    assert f"run_dir={reader} " in lines["inverse_dynamics.train"]
-    assert f"corruption.folder={first}/model/vae" in lines["inverse_dynamics.train"]
-    assert f"world_model={model} " in lines["planner.ship"]
-    assert "slowfast_loop.temp_lora=elsewhere/slowfast_loop/cube_return " in lines["planner.ship"]
-    assert f"inverse_dynamics={reader}" in lines["planner.ship"]
+    model, loop = f"{first}-longer", "elsewhere/slowfast_loop/cube_return"
+    begun, longer = lines["world_model.pretrain"]
+    assert f"run_dir={first} " in begun
+    assert f"model.pretrained={first}/model " in longer and f"run_dir={model} " in longer
+    short, whole = lines["world_model.slowfast_loop"]
+    assert f"weights={model}/model " in short and f"run_dir={loop}-short " in short
+    assert f"weights={loop}-short/model " in whole and f"run_dir={loop} " in whole
+    (trained,), (shipped,) = lines["inverse_dynamics.train"], lines["planner.ship"]
+    assert f"run_dir={reader} " in trained and f"corruption.folder={first}/model/vae " in trained
+    assert f"world_model={model} " in shipped and f"inverse_dynamics={reader} " in shipped
+    assert f"slowfast_loop.temp_lora={loop} " in shipped
 
 
 def test_the_recipe_is_the_one_behind_the_shipped_autoencoder():
