@@ -19,6 +19,7 @@ PIP = $(PY) -m pip --disable-pip-version-check
 
 help:
 	@echo 'make demo       install, then plan and act in one episode with the shipped weights'
+	@echo 'make play       install, then serve the page on which a person plays the world model'
 	@echo 'make test       install what tests need, then run them all'
 	@echo 'make test-fast  the same without the slow ones'
 	@echo 'make loop       collect a little, run the slow-fast loop on it, evaluate: 15 minutes on two cores'
@@ -42,6 +43,10 @@ $(VENV)/.installed: pyproject.toml
 	$(PIP) install -e .
 	@touch $@
 
+$(VENV)/.installed-play: $(VENV)/.installed
+	$(PIP) install -e '.[play]'
+	@touch $@
+
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(PIP) install -e '.[test]'
 	@touch $@
@@ -52,6 +57,9 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 
 demo: $(VENV)/.installed
 	$(PY) -m planner.run task=$(TASK) $(ARGS)
+
+play: $(VENV)/.installed-play
+	$(PY) -m planner.play task=$(TASK) $(ARGS)
 
 test: $(VENV)/.installed-test
 	$(PY) -m pytest $(PYTEST_ARGS)
@@ -75,7 +83,10 @@ weights: $(VENV)/.installed
 	$(PY) -m world_model.pretrain task=$(TASK) run_dir=$(BASE)
 	$(PY) -m world_model.pretrain task=$(TASK) model.pretrained=$(BASE)/model diffusion.steps=3000 \
 	  diffusion.learning_rate=7e-4 seed=1 run_dir=$(BASE)-longer
-	$(PY) -m world_model.slowfast_loop task=$(TASK) weights=$(BASE)-longer/model "chunks=[4]" writer=self \
+	$(PY) -m world_model.slowfast_loop task=$(TASK) weights=$(BASE)-longer/model "chunks=[4]" \
+	  run_dir=$(RUNS)/slowfast_loop/$(TASK)-short
+	$(PY) -m world_model.slowfast_loop task=$(TASK) weights=$(RUNS)/slowfast_loop/$(TASK)-short/model \
+	  iterations=76 outer.steps=16 focus_share=0.75 first_share=0.2 outer.high_noise=0.6 \
 	  run_dir=$(RUNS)/slowfast_loop/$(TASK)
 	$(PY) -m inverse_dynamics.train task=$(TASK) run_dir=$(RUNS)/inverse_dynamics/$(TASK) \
 	  corruption.folder=$(BASE)/model/vae
@@ -96,4 +107,4 @@ clean:
 	rm -rf $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find $(PACKAGES) tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help install demo test test-fast check format weights loop clean
+.PHONY: help install demo play test test-fast check format weights loop clean

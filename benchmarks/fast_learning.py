@@ -19,39 +19,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.provenance import commit, processor
 from tasks.files import write_json
+from tasks.provenance import commit, processor
 from tasks.shipped import weights_folder
 from world_model.device import pick_device
 from world_model.memory.base import AnyMemory
 from world_model.memory.none import NoMemory
 from world_model.memory.temp_lora import TempLora
 from world_model.model import Rollout, WorldModel
+from world_model.peak_memory import PeakMemory
 from world_model.training import generator
-
-
-class PeakMemory:
-    """Peak memory in MB of a block: ``with PeakMemory(device) as peak: …; peak.megabytes``."""
-
-    def __init__(self, device: torch.device):
-        self.device, self.megabytes = device, 0.0
-
-    def _resident(self, key: str) -> float:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(key))
-
-    def __enter__(self) -> PeakMemory:
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-        else:
-            Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self.device.type == "cuda":
-            self.megabytes = torch.cuda.max_memory_allocated(self.device) / 2**20
-        else:
-            self.megabytes = self._resident("VmHWM")
 
 
 def one_chunk(model: WorldModel, memory: AnyMemory, past: torch.Tensor, caption: str) -> Callable[[], None]:

@@ -17,11 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.provenance import commit, processor
 from envs.expert import expert_actions
 from envs.tabletop import TabletopEnv, load_mujoco
 from tasks.cube_return import CubeReturn
 from tasks.files import write_json
+from tasks.provenance import commit, processor
 
 
 class Stopwatch:

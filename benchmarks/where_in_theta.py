@@ -24,10 +24,10 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from benchmarks.provenance import commit, processor
 from tasks import Episode
 from tasks.dataset import load_episodes
 from tasks.files import write_json
+from tasks.provenance import commit, processor
 from tasks.shipped import weights_folder
 from world_model.chunks import LatentEpisodes
 from world_model.memory.lora import LoraWeights

@@ -203,7 +203,6 @@ def is_finished(cfg: DictConfig, config: dict[str, Any], summary: Callable[[Epis
 def write(
     cfg: DictConfig, config: dict[str, Any], task: Task, work: Callable[[Any], Recorded],
     jobs: Mapping[Seed, Any], summary: Callable[[EpisodeDataset], str],
-    columns: Callable[[Episode], dict[str, Any]] = lambda _: {},
 ) -> None:  # fmt: skip
     """Record the jobs that the dataset at ``cfg.path`` lacks, finish it and say what is in it.
 
@@ -214,11 +213,11 @@ def write(
         work: makes a job an episode, in any process.
         jobs: by seed, in the order of the episodes.
         summary: a line on the finished dataset.
-        columns: of an episode, see :meth:`DatasetWriter.append`.
     """
     workers, group, path = integer(cfg, "workers", 1), integer(cfg, "group", 1), Path(cfg.path)
-    make_env: Any = factory(cfg, "env")
-    fps = make_env.func.metadata["render_fps"]
+    factory(cfg, "env")  # a wrong option is said at once
+    env_class: Any = hydra.utils.get_class(cfg.env._target_)
+    fps = env_class.metadata["render_fps"]
     robot = cfg.env._target_.rpartition(".")[2]
     writer = DatasetWriter(path, fps, task.action_spec.names, config, group, robot)
     with closing(writer):
@@ -232,7 +231,7 @@ def write(
                 if episode is None:
                     bar.write(f"seed {seed} left out: {error}")
                 else:
-                    writer.append(episode, **columns(episode))
+                    writer.append(episode)
                     frames += len(episode)
                 bar.update()
         seconds = time.monotonic() - begin

@@ -3,8 +3,8 @@
     python -m envs.revisit episodes=50 kinds=[out_and_back,loop]
 
 The dataset is laid out as :mod:`envs.collect` lays out its own and resumes likewise; every chunk's caption says
-what it does. Layouts come from the task's held-out seeds, in order, the kinds by turns. The pairs of frames are
-read back by :func:`tasks.revisit.load_revisits`; the metric is in ``world_model.video_metrics.revisit``.
+what it does. Layouts come from the task's held-out seeds, in order, the kinds by turns. The pairs of frames stand
+in each episode's provenance, where ``python -m world_model.evaluate data=…`` finds them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tasks import Episode
 from tasks.commands import OptionError, fail, integer, main, plain
 from tasks.dataset import EpisodeDataset
 from tasks.path_retrace import AGENT, PathRetrace
-from tasks.revisit import COLUMN, KINDS, Script, as_column, draw_script, load_revisits, revisits
+from tasks.revisit import KINDS, REVISITS, Script, draw_script, load_revisits, revisits
 
 
 def walk_script(script: Script, recording: Recording) -> Episode:
@@ -38,17 +38,14 @@ def walk_script(script: Script, recording: Recording) -> Episode:
     for motion in script.motions:
         recording.carry_out(motion.caption, move(task, motion))
     episode = recording.episode(kind=script.kind)
-    if not len(revisits(episode.position(AGENT))):
+    episode.provenance[REVISITS] = revisits(episode.position(AGENT)).tolist()
+    if not episode.provenance[REVISITS]:
         raise EpisodeLostError("no place was seen again")
     return episode
 
 
 def _record_script(task: str, env: str, script: Script) -> Recorded:
     return record(simulator(task, env), script.layout, partial(walk_script, script))
-
-
-def _columns(episode: Episode) -> dict[str, Any]:
-    return {COLUMN: as_column(revisits(episode.position(AGENT)))}
 
 
 # --- the command -------------------------------------------------------------------------------
@@ -67,7 +64,7 @@ def revisit(cfg: DictConfig) -> Path:
     if not is_finished(cfg, config, summary):
         jobs = {seed: draw_script(task, kinds[i % len(kinds)], seed, rounds) for i, seed in enumerate(seeds)}
         work = partial(_record_script, OmegaConf.to_yaml(cfg.task), OmegaConf.to_yaml(cfg.env))
-        write(cfg, config, task, work, jobs, summary, _columns)
+        write(cfg, config, task, work, jobs, summary)
     return Path(cfg.path)
 
 
@@ -92,7 +89,7 @@ def _seeds(task: PathRetrace, given: Any, episodes: int) -> range:
 
 
 def _summary(dataset: EpisodeDataset, asked: int) -> str:
-    pairs = load_revisits(dataset.path)
+    pairs = load_revisits(dataset)
     visits = np.concatenate([1 + np.unique(p[:, 0], return_counts=True)[1] for p in pairs])
     return (
         f"{len(dataset)} episodes, {dataset.lengths.sum()} frames; {len(visits)} places come again, "

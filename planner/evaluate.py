@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import json
 import platform
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from omegaconf import DictConfig, open_dict
@@ -31,12 +30,14 @@ from planner.baselines import (
 from planner.instruments import autoencoded, locating_error, next_chunk_error, reading_error
 from planner.parts import Parts, assemble
 from planner.records import aggregate, details_of, summary_row
-from planner.run import held_out_seeds, run_batches
-from planner.statistics import mean_interval, share_interval
+from planner.run import run_batches
 from tasks import Score
-from tasks.commands import ROOT, CommandError, OptionError, RunDir, integer, main
-from tasks.files import write_json
-from tasks.shipped import weights_folder
+from tasks.commands import ROOT, OptionError, RunDir, integer, main
+from tasks.files import kept_json, write_json
+from tasks.provenance import command_line, commit
+from tasks.shipped import finetuned_folder
+from tasks.statistics import mean_interval, share_interval
+from tasks.task import held_out_seeds
 
 BASELINES = ("do_nothing", "constant_guess", "random_walk", "true_frames")
 
@@ -81,18 +82,7 @@ def row_weights(row: ModelRow, cfg: DictConfig, task: str) -> str:
     Raises:
         CommandError: the row needs finetuned weights that are neither given nor shipped.
     """
-    if row.loop is None:
-        return str(weights_folder(cfg.weights, task, "world_model"))
-    given = cfg.loop_weights.get(row.loop)
-    if given:
-        return str(weights_folder(given, task, "world_model"))
-    shipped = ROOT / "weights" / task / f"world_model-{row.loop}"
-    if not shipped.is_dir():
-        raise CommandError(
-            f"no weights were finetuned with memory={row.loop}; run python -m world_model.slowfast_loop "
-            f"task={task} memory={row.loop}, then give loop_weights.{row.loop}=FOLDER"
-        )
-    return str(shipped)
+    return str(finetuned_folder(task, row.loop, cfg.weights, cfg.loop_weights))
 
 
 def baseline_row(name: str, parts: Parts, seeds: Sequence[int]) -> dict[str, Any]:
@@ -136,6 +126,16 @@ def model_row(name: str, cfg: DictConfig, seeds: Sequence[int], run_dir: RunDir)
     return {**aggregate(rows), "condition_on": row.condition_on, "parts": parts.header, "episodes": rows}
 
 
+def table_row(
+    name: str, cfg: DictConfig, parts: Parts, seeds: Sequence[int], run_dir: RunDir
+) -> dict[str, Any]:
+    """One row of the table."""
+    print(f"row {name}")
+    if name in BASELINES:
+        return baseline_row(name, parts, seeds)
+    return model_row(name, cfg, seeds, run_dir)
+
+
 def instruments(parts: Parts, seeds: Sequence[int], chunks: int) -> dict[str, Any]:
     """The instruments' own errors on expert episodes of held-out layouts, true and autoencoded frames."""
     episodes, plans = [], []
@@ -154,11 +154,10 @@ def instruments(parts: Parts, seeds: Sequence[int], chunks: int) -> dict[str, An
 
 def provenance(parts: Parts, cfg: DictConfig) -> dict[str, Any]:
     """What a figure needs beside it: commit, hardware, seeds, the command."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     return {
-        "commit": commit.stdout.strip() or "unknown",
+        "commit": commit() or "unknown",
         "hardware": f"{platform.machine()}, {parts.header['device']}",
-        "command": f"python -m planner.evaluate {' '.join(sys.argv[1:])}".strip(),
+        "command": command_line("planner.evaluate"),
         "episodes": cfg.episodes,
         "seed": cfg.seed,
         "parts": parts.header,
@@ -185,18 +184,8 @@ def run(cfg: DictConfig) -> None:
         if name in BASELINES and not has_row(parts.task, name):
             print(f"row {name} left out: task={parts.task.name} has none")
             continue
-        path = run_dir / "finished" / f"{name}.json"
-        if not path.is_file():
-            print(f"row {name}")
-            row = (
-                baseline_row(name, parts, seeds)
-                if name in BASELINES
-                else model_row(name, cfg, seeds, run_dir)
-            )
-            write_json(path, row)
-    measured = run_dir / "instruments.json"
-    if not measured.is_file():
-        write_json(measured, instruments(parts, seeds, cfg.chunks))
+        kept_json(run_dir / "finished" / f"{name}.json", partial(table_row, name, cfg, parts, seeds, run_dir))
+    measured = kept_json(run_dir / "instruments.json", lambda: instruments(parts, seeds, cfg.chunks))
     found = {n: run_dir / "finished" / f"{n}.json" for n in (*BASELINES, *MODEL_ROWS)}
     table = {n: json.loads(p.read_text()) for n, p in found.items() if p.is_file()}
     result = {
@@ -204,7 +193,7 @@ def run(cfg: DictConfig) -> None:
         "unit": parts.task.unit,
         "measured": parts.task.measured,
         "provenance": provenance(parts, cfg),
-        "instruments": json.loads(measured.read_text()),
+        "instruments": measured,
         "rows": table,
     }
     target = ROOT / cfg.results / f"planning_{parts.task.name}.json"

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from planner.loop import PlanResult
-from planner.statistics import mean_interval, share_interval
 from tasks import Episode, Layout, Score, Segment, Subgoal
 from tasks.files import atomic_path, write_json
+from tasks.statistics import mean_interval, share_interval
 
 ARRAYS = ("imagined", "located")
 

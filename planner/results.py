@@ -11,6 +11,7 @@ from typing import Any
 
 from tasks.commands import ROOT
 from tasks.files import write_text
+from world_model.video_tables.page import section as video_section
 
 NAMES = {
     "do_nothing": "do nothing (computed)",
@@ -224,6 +225,7 @@ def write_results(results: Path, page: Path) -> Path:
         return [json.loads(path.read_text()) for path in sorted(results.glob(pattern))]
 
     texts = [section(r) for r in found("planning_*.json")]
+    texts += [video_section(r) for r in found("video_*_table*.json")]
     texts += [fast_learning_section(r) for r in found("fast_learning.json")]
     if where := found("where_*.json"):
         texts.append(where_section(where))

@@ -22,16 +22,7 @@ from planner.records import aggregate, load_result, save_result, summary_row
 from planner.report import EpisodeReport, Interval, Summary, write_report
 from tasks.commands import CommandError, RunDir, integer, main
 from tasks.files import write_json
-
-SEEDS_APART = 10_000  # layouts of different ``seed=`` don't overlap below this many episodes
-
-
-def held_out_seeds(seeds: range, seed: int, episodes: int) -> list[int]:
-    """The layouts of a run: ``episodes`` consecutive held-out seeds, elsewhere for each ``seed``."""
-    if episodes > SEEDS_APART:
-        raise ValueError(f"episodes={episodes}: at most {SEEDS_APART} in one run")
-    first = (seed * SEEDS_APART) % len(seeds)
-    return list(seeds[first : first + episodes])
+from tasks.task import held_out_seeds
 
 
 def run_batches(

@@ -13,12 +13,17 @@ from tasks.files import atomic_path
 from tasks.lettering import fitting, font
 
 PAPER, INK, FAINT = (255, 255, 255), (24, 28, 36), (96, 104, 118)
-SIDES = (("imagined", (20, 92, 168)), ("executed", (178, 84, 0)))  # the same colours as in the report
+Sides = tuple[tuple[str, tuple[int, int, int]], tuple[str, tuple[int, int, int]]]
+SIDES: Sides = (("imagined", (20, 92, 168)), ("executed", (178, 84, 0)))  # the same colours as in the report
 MARGIN, BAR, LABEL = 12, 40, 26  # px
 
 
 def side_by_side(
-    imagined: np.ndarray, executed: np.ndarray, captions: Sequence[str], scale: int | None = None
+    imagined: np.ndarray,
+    executed: np.ndarray,
+    captions: Sequence[str],
+    scale: int | None = None,
+    sides: Sides = SIDES,
 ) -> np.ndarray:
     """Lay out one clip.
 
@@ -27,6 +32,7 @@ def side_by_side(
         executed: the same shape; frame t of both is meant to show the same moment.
         captions: T texts, such as the subgoal that frame t carries out.
         scale: whole pixels that each pixel becomes; by default so that a side is about 320 px.
+        sides: name and colour of the left and of the right side.
 
     Returns:
         ``(T, H', W', 3)`` uint8 with even sides, as video encoders want.
@@ -38,7 +44,7 @@ def side_by_side(
         raise ValueError(f"expected {len(imagined)} captions, one a frame, got {len(captions)}")
     scale = scale or max(1, round(320 / imagined.shape[2]))
     pairs = zip(imagined, executed, captions, strict=True)
-    return np.array([_page(pair, scale, t, len(imagined)) for t, pair in enumerate(pairs)])
+    return np.array([_page(pair, scale, t, len(imagined), sides) for t, pair in enumerate(pairs)])
 
 
 def write_mp4(path: str | Path, clip: np.ndarray, fps: float = 4.0) -> None:
@@ -67,7 +73,9 @@ def write_gif(path: str | Path, clip: np.ndarray, fps: float = 4.0) -> None:
         pages[0].save(temp, "GIF", save_all=True, append_images=pages[1:], duration=durations, loop=0)
 
 
-def _page(pair: tuple[np.ndarray, np.ndarray, str], scale: int, t: int, count: int) -> np.ndarray:
+def _page(
+    pair: tuple[np.ndarray, np.ndarray, str], scale: int, t: int, count: int, sides: Sides
+) -> np.ndarray:
     *frames, caption = pair
     height, width = frames[0].shape[0] * scale, frames[0].shape[1] * scale
     size = (2 * width + 3 * MARGIN, BAR + LABEL + height + 2 * MARGIN)
@@ -78,7 +86,7 @@ def _page(pair: tuple[np.ndarray, np.ndarray, str], scale: int, t: int, count: i
     pen.text((page.width - MARGIN, BAR / 2 + 4), moment, FAINT, small, anchor="rm")
     room = page.width - 3 * MARGIN - pen.textlength(moment, small)
     pen.text((MARGIN, BAR / 2 + 4), caption, INK, fitting(pen, caption, room), anchor="lm")
-    for i, (frame, (label, colour)) in enumerate(zip(frames, SIDES, strict=True)):
+    for i, (frame, (label, colour)) in enumerate(zip(frames, sides, strict=True)):
         left, top = MARGIN + i * (width + MARGIN), BAR + LABEL
         pen.text((left, top - 6), label, colour, font(15, bold=True), anchor="ls")
         page.paste(Image.fromarray(frame).resize((width, height), Image.Resampling.NEAREST), (left, top))

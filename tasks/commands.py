@@ -43,6 +43,8 @@ TARGETED = (
     "locator",
     "model.text",
     "corruption",
+    "features",
+    "record",
 )  # made by their _target_
 INTERRUPTED = 130
 
@@ -230,6 +232,11 @@ def _cause(error: Exception) -> BaseException:
         why = why.__cause__
     reason = one_line(why) if why else "it is no class or function"
     return OptionError(f"{key}._target_={named.group(1)} can't be made ({reason}); expected module.Class")
+
+
+def is_users(error: Exception) -> bool:
+    """Whether an exception tells a user what to put right, so that :func:`one_line` of it suffices."""
+    return _is_users(_cause(error), error)
 
 
 def _is_users(cause: BaseException, error: Exception) -> bool:

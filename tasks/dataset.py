@@ -1,9 +1,9 @@
 """Episodes on disk, in the layout of LeRobotDataset v3.0, so that its tools read them too.
 
 Our episodes carry more than LeRobot knows; it rides in columns of our own in ``meta/episodes``:
-``segments`` (start, stop, caption), ``seed``, ``provenance`` (json) and what a command adds. A frame's
-LeRobot task is the caption of the segment whose (start, stop] holds it. LeRobot stores an action with every
-frame, ours are one fewer: the last row repeats the one before and is dropped when read.
+``segments`` (start, stop, caption), ``seed`` and ``provenance`` (json). A frame's LeRobot task is the
+caption of the segment whose (start, stop] holds it. LeRobot stores an action with every frame, ours are
+one fewer: the last row repeats the one before and is dropped when read.
 """
 
 from __future__ import annotations
@@ -120,15 +120,13 @@ class DatasetWriter:
         """Episodes on disk."""
         return len(self.rows)
 
-    def append(self, episode: Episode, **columns: Any) -> None:
-        """Add one episode; every ``group``-th call writes them to disk. ``columns`` of its own, plain values
-        that arrow can type, go to ``meta/episodes``, where :func:`load_column` finds them."""
+    def append(self, episode: Episode) -> None:
+        """Add one episode; every ``group``-th call writes them to disk."""
         features = self._describe(episode)
         if self._features and features != self._features:
             raise ValueError(f"episode {len(self)} has other shapes or names than those before: {features}")
         self._features = features
-        table, row = self._encode(episode)
-        self._waiting.append((table, row | columns))
+        self._waiting.append(self._encode(episode))
         if len(self._waiting) == self.group:
             self._flush()
 
@@ -297,7 +295,12 @@ class EpisodeDataset(Sequence[Episode]):
             "seed",
             "provenance",
         ]
-        self._rows = _read_rows(self.path, self.info, columns)
+        files = sorted(self.path.glob("meta/episodes/*/*.parquet"))
+        self._rows = [row for file in files for row in _read_table(file, columns).to_pylist()]
+        if [row["episode_index"] for row in self._rows] != list(range(self.info["total_episodes"])):
+            raise _broken(
+                self.path / "meta/episodes", f"expected the episodes 0 … {self.info['total_episodes'] - 1}"
+            )
         self.lengths = np.array([row["length"] for row in self._rows])
         self.seeds = tuple(row["seed"] for row in self._rows)
         self._load()
@@ -373,34 +376,18 @@ def load_episodes(path: str | Path) -> EpisodeDataset:
     return EpisodeDataset(path)
 
 
-def load_column(path: str | Path, name: str, maker: str) -> list[Any]:
-    """A column of ``meta/episodes`` that a command added, one value an episode; reads no frames.
-
-    Args:
-        path: a finished dataset.
-        name: as :meth:`DatasetWriter.append` was given it.
-        maker: the command that writes it, for error lines.
-
-    Raises:
-        DatasetError: as :func:`load_episodes`, or the dataset has no such column.
-    """
-    path = Path(path)
-    rows = _read_rows(path, _read_info(path, maker), ["episode_index", name], maker)
-    return [row[name] for row in rows]
-
-
 def _broken(file: Path, what: str) -> DatasetError:
     return DatasetError(f"{file}: {what}; the dataset is damaged: delete it and collect it again")
 
 
-def _read_info(path: Path, maker: str = "envs.collect") -> dict[str, Any]:
+def _read_info(path: Path) -> dict[str, Any]:
     partial = path.with_name(path.name + ".partial")
     if not path.is_dir():
         if partial.is_dir():
             raise DatasetError(
-                f"the dataset {path} is not finished; run its `python -m {maker}` again to go on"
+                f"the dataset {path} is not finished; run its command, such as `python -m envs.collect`, again to go on"
             )
-        raise DatasetError(f"no dataset at {path}; make one with `python -m {maker} path={path}`")
+        raise DatasetError(f"no dataset at {path}; make one with `python -m envs.collect path={path}`")
     info = _read_json(path / "meta/info.json")
     if info.get("codebase_version") != VERSION:
         raise DatasetError(f"{path} is a LeRobotDataset {info.get('codebase_version')}; expected {VERSION}")
@@ -412,17 +399,6 @@ def _read_info(path: Path, maker: str = "envs.collect") -> dict[str, Any]:
     return info
 
 
-def _read_rows(
-    path: Path, info: dict[str, Any], columns: list[str], maker: str = "envs.collect"
-) -> list[dict[str, Any]]:
-    """The columns of ``meta/episodes``, a row an episode; ``episode_index`` must be among them."""
-    files = sorted(path.glob("meta/episodes/*/*.parquet"))
-    rows = [row for file in files for row in _read_table(file, columns, maker).to_pylist()]
-    if [row["episode_index"] for row in rows] != list(range(info["total_episodes"])):
-        raise _broken(path / "meta/episodes", f"expected the episodes 0 … {info['total_episodes'] - 1}")
-    return rows
-
-
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
@@ -432,13 +408,13 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise _broken(path, "the file is no json") from None
 
 
-def _read_table(path: Path, columns: list[str] | None = None, maker: str = "envs.collect") -> pa.Table:
+def _read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     try:
         with pq.ParquetFile(path) as file:
             missing = set(columns or ()) - set(file.schema_arrow.names)
             if missing:
                 raise DatasetError(
-                    f"{path} has no column {', '.join(sorted(missing))}; was it made by {maker}?"
+                    f"{path} has no column {', '.join(sorted(missing))}; was it made by envs.collect?"
                 )
             return file.read(columns)
     except FileNotFoundError:

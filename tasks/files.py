@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -41,3 +42,14 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, value: object) -> None:
     """Write json atomically: indented, keys in the order given, a newline at the end."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def kept_json(path: str | Path, make: Callable[[], Any]) -> Any:
+    """What a json file holds; where there is none yet, what ``make`` gives, written first.
+
+    So a long command that is interrupted makes nothing twice.
+    """
+    path = Path(path)
+    if not path.is_file():
+        write_json(path, make())
+    return json.loads(path.read_text())

@@ -254,6 +254,10 @@ class PathRetrace(Task):
             back = [Motion(-m.walk, -m.turn) for m in reversed(out)]
         return (*out, *back[: len(plan) - len(out)])
 
+    @property
+    def retraces(self) -> bool:
+        return self.way_back == "backward"
+
     def path(self, start: np.ndarray, plan: Sequence[Subgoal]) -> np.ndarray:
         """``(…, 3)`` start to the ``(1 + len(plan), …, 3)`` poses at the ends of a plan's chunks."""
         poses = [np.asarray(start, np.float64)]

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.dataset import load_column
+from tasks.dataset import DatasetError, EpisodeDataset, load_episodes
 from tasks.path_retrace import QUARTER, Motion, PathRetrace
 from tasks.task import Layout
 
 KINDS = ("out_and_back", "loop")
 NEAR = 0.05  # blocks between two poses of one place; a stride is 0.5 or more
 ALIGNED = 1.0  # degrees between them; a frame turns 22.5
-COLUMN = "revisits"  # of meta/episodes
+REVISITS = "revisits"  # in an episode's provenance: [[first, later], …] frames that show one place
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,11 @@ def revisits(poses: np.ndarray) -> np.ndarray:
     return np.stack([place[came], came], 1)
 
 
-def load_revisits(path: str | Path, gap: int = 1) -> list[np.ndarray]:
+def load_revisits(data: EpisodeDataset | str | Path, gap: int = 1) -> list[np.ndarray]:
     """The ground truth of a dataset that ``python -m envs.revisit`` made.
 
     Args:
-        path: the dataset.
+        data: the dataset, or its path.
         gap: frames that must lie between the two, at least; more than a model's context asks its memory.
 
     Returns:
@@ -91,11 +91,11 @@ def load_revisits(path: str | Path, gap: int = 1) -> list[np.ndarray]:
     """
     if gap < 1:
         raise ValueError(f"gap={gap}: expected at least 1 frame")
-    column = load_column(path, COLUMN, "envs.revisit")
-    pairs = [np.array([(r["first"], r["later"]) for r in rows], np.int64).reshape(-1, 2) for rows in column]
+    data = data if isinstance(data, EpisodeDataset) else load_episodes(data)
+    stored = [data.provenance(i).get(REVISITS) for i in range(len(data))]
+    if None in stored:
+        raise DatasetError(
+            f"{data.path}: episode {stored.index(None)} has no revisits; was it made by envs.revisit?"
+        )
+    pairs = [np.array(rows, np.int64).reshape(-1, 2) for rows in stored]
     return [p[p[:, 1] - p[:, 0] >= gap] for p in pairs]
-
-
-def as_column(pairs: np.ndarray) -> list[dict[str, int]]:
-    """``(P, 2)`` pairs as they are stored."""
-    return [{"first": first, "later": later} for first, later in pairs.tolist()]

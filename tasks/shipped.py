@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from tasks.commands import ROOT, CommandError
@@ -28,3 +29,29 @@ def weights_folder(given: str | None, task: str, part: str, memory: str | None =
         what = "is missing" if given else f"is not shipped for task={task}; train it, then give its folder"
         raise CommandError(f"{part} weights: {folder} {what}")
     return folder
+
+
+def finetuned_folder(
+    task: str, loop: str | None, given: str | None, loop_weights: Mapping[str, str | None]
+) -> Path:
+    """The world model that a row of a table runs on.
+
+    Args:
+        loop: the memory that its weights were finetuned with; None is the base.
+        given: the base's folder, or None for the shipped one.
+        loop_weights: folders by memory; None takes the shipped one.
+
+    Raises:
+        CommandError: the row needs finetuned weights that are neither given nor shipped.
+    """
+    if loop is None:
+        return weights_folder(given, task, "world_model")
+    if folder := loop_weights.get(loop):
+        return weights_folder(folder, task, "world_model")
+    shipped = ROOT / "weights" / task / f"world_model-{loop}"
+    if not shipped.is_dir():
+        raise CommandError(
+            f"no weights were finetuned with memory={loop}; run python -m world_model.slowfast_loop "
+            f"task={task} memory={loop}, then give loop_weights.{loop}=FOLDER"
+        )
+    return shipped

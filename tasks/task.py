@@ -12,6 +12,8 @@ import numpy as np
 from tasks.actions import ActionSpec
 from tasks.episode import Episode
 
+SEEDS_APART = 10_000  # layouts of different ``seed=`` don't overlap below this many episodes
+
 
 class PlanError(ValueError):
     """A plan or instruction that names something unknown or makes no sense; says what and why."""
@@ -156,6 +158,12 @@ class Task(ABC):
         """``(2,)`` of each waypoint that is no thing's start, to draw; ``starts`` as in a layout."""
         return {}
 
+    @property
+    def retraces(self) -> bool:
+        """Whether the second half of an episode undoes its first: frame k and frame T - 1 - k of T show the
+        same view."""
+        return False
+
     # --- what figures are compared with ------------------------------------------------------
 
     def idle_track(self, layout: Layout) -> np.ndarray:
@@ -190,3 +198,11 @@ class Task(ABC):
         """``(T, N)`` bool: which things stand free at each frame of an executed episode; all of them,
         unless the task has something that holds."""
         return np.ones(episode.positions.shape[:2], bool)
+
+
+def held_out_seeds(seeds: range, seed: int, episodes: int) -> list[int]:
+    """The layouts of a run: ``episodes`` consecutive held-out seeds, elsewhere for each ``seed``."""
+    if episodes > SEEDS_APART:
+        raise ValueError(f"episodes={episodes}: at most {SEEDS_APART} in one run")
+    first = (seed * SEEDS_APART) % len(seeds)
+    return list(seeds[first : first + episodes])

@@ -15,7 +15,6 @@ from tasks.dataset import (
     DatasetError,
     DatasetWriter,
     captions,
-    load_column,
     load_episodes,
 )
 from tasks.lerobot import IMAGE, STATE, aggregate, statistics
@@ -129,23 +128,6 @@ def test_statistics_merge_to_those_of_the_whole(dataset):
     assert stats["timestamp"]["count"] == [23] and len(stats["timestamp"]["q50"]) == 1
     one = statistics(np.arange(10.0))
     assert one["min"] == [0] and one["q50"] == [4.5] and aggregate([one, one])["mean"] == [4.5]
-
-
-def test_a_command_may_add_a_column(dataset, tmp_path):
-    for after in (5, 3):  # at once, and after an interruption
-        writer = DatasetWriter(tmp_path / f"more{after}", 4, ACTIONS, {"episodes": 5}, 2)
-        for seed in range(after):
-            writer.append(make_episode(seed), places=[{"first": seed, "later": 9}])
-        if after < 5:
-            writer.close()
-            writer = DatasetWriter(tmp_path / f"more{after}", 4, ACTIONS, {"episodes": 5}, 2)
-            for seed in range(len(writer), 5):
-                writer.append(make_episode(seed), places=[{"first": seed, "later": 9}])
-        path = writer.finish()
-        assert load_column(path, "places", "x.y") == [[{"first": i, "later": 9}] for i in range(5)]
-        assert all(same(a, b) for a, b in zip(load_episodes(path), load_episodes(dataset), strict=True))
-    with pytest.raises(DatasetError, match=r"has no column places; was it made by x\.y\?"):
-        load_column(dataset, "places", "x.y")
 
 
 # --- interruptions -----------------------------------------------------------------------------

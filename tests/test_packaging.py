@@ -64,7 +64,7 @@ def test_environment_yml_agrees_with_pyproject():
 
 
 def test_every_third_party_import_is_declared():
-    declared = dict(map(split, PROJECT["dependencies"]))
+    declared = dict(map(split, [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["play"]]))
     owners = packages_distributions()
     missing = []
     for path in (p for package in PACKAGES for p in sorted((ROOT / package).rglob("*.py"))):
@@ -294,3 +294,13 @@ def test_the_code_map_names_real_code(what: str, file: str, name: str):
         for part in name.split("."):
             assert isinstance(node, dict) and part in node, f"{what}: {file} has no {name}"
             node = node[part]
+
+
+def test_the_readmes_figures_are_those_of_the_results():
+    """Each mean with an interval in README.md stands in docs/results.md, which is generated."""
+    number = r"\d\.\d{3}"
+    figures = re.findall(rf"({number}) m\**( \[{number}, {number}\])", read(ROOT / "README.md"))
+    generated = read(ROOT / "docs" / "results.md")
+    assert (
+        figures and [mean + interval for mean, interval in figures if mean + interval not in generated] == []
+    )

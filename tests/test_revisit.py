@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,11 +19,12 @@ import tasks.floor_plan
 from envs.collect import record
 from envs.explorer import move
 from envs.revisit import revisit, walk_script
-from tasks.commands import main
-from tasks.dataset import DatasetError, load_episodes
+from tasks.commands import RunDir, compose, main
+from tasks.dataset import DatasetError, DatasetWriter, load_episodes
 from tasks.path_retrace import PathRetrace
 from tasks.revisit import KINDS, draw_script, load_revisits, revisits
 from world_model.video_metrics.revisit import scene_revisit_consistency
+from world_model.video_tables.clips import open_clips
 
 REPO = Path(__file__).resolve().parents[1]
 TASKS = [PathRetrace(), PathRetrace(way_back="turn"), PathRetrace(map="cig_arena")]
@@ -169,6 +171,14 @@ def test_the_simulators_own_frames_are_consistent(made):
     assert truth.src == truth.ceiling > 99 and truth.floor < 90 and truth.contrast == pytest.approx(1)
 
 
+def test_the_video_tables_take_its_pairs(made):
+    cfg = compose("evaluate_video", ["task=path_retrace", f"data={made}", "clips=2"])
+    clips = open_clips(cfg, PathRetrace(), RunDir(made, True), gap=8).truth
+    for clip, pairs, episode in zip(clips, load_revisits(made, gap=8), load_episodes(made), strict=True):
+        assert clip.pairs is not None and np.array_equal(clip.pairs, pairs)
+        assert clip.captions == tuple(s.caption for s in episode.segments)
+
+
 def test_the_documented_program_runs(made, capsys):
     program = re.search(r"```python\n(.*?)```", (REPO / "docs/revisit.md").read_text(), re.DOTALL)
     assert program and "data/path_retrace_revisit" in program[1] and "EfficientNetLite0())" in program[1]
@@ -192,7 +202,7 @@ def test_more_workers_and_a_kill_give_the_same_data(made, tmp_path):
     process.kill()
     process.wait()
     assert not path.exists() and first.exists()
-    with pytest.raises(DatasetError, match=r"is not finished; run its `python -m envs.revisit` again"):
+    with pytest.raises(DatasetError, match="is not finished; run its command"):
         load_revisits(path)
 
     again = run("workers=2", f"path={path}")
@@ -268,7 +278,12 @@ def test_a_missing_wad_is_one_line(tmp_path, monkeypatch, capsys):
 
 
 def test_revisits_that_cannot_be_read(tmp_path, made):
-    with pytest.raises(DatasetError, match=r"no dataset at .*; make one with `python -m envs.revisit path="):
+    with pytest.raises(DatasetError, match="no dataset at"):
         load_revisits(tmp_path / "nowhere")
+    writer = DatasetWriter(tmp_path / "other", 5, PathRetrace().action_spec.names)
+    episode = load_episodes(made)[0]
+    writer.append(replace(episode, provenance={"seed": 0}))
+    with pytest.raises(DatasetError, match=r"episode 0 has no revisits; was it made by envs\.revisit\?"):
+        load_revisits(writer.finish())
     with pytest.raises(ValueError, match="gap=0: expected at least 1 frame"):
         load_revisits(made, gap=0)

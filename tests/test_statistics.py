@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from planner.statistics import mean_interval, share_interval
+from tasks.statistics import mean_interval, share_interval
 
 
 def test_the_bootstrap_interval_covers_the_mean_about_95_times_in_100():

@@ -148,6 +148,39 @@ def test_an_imagined_rollout_encodes_once(name, request):
     assert calls == [1, 2, 2, 2]
 
 
+def test_a_chunk_can_be_followed_and_given_up(remembering):
+    first = frames(1)
+    rollout, chunk = remembering.imagine(remembering.start(first, [7]), CAPTIONS[:1])
+    rollout = remembering.remember(rollout, chunk)
+    whole, seen, steps = remembering.imagine(rollout, CAPTIONS[1:2])[1], [], []
+    _, followed = remembering.imagine(
+        rollout, CAPTIONS[1:2], lambda *step: steps.append(step), lambda i, f: seen.append((i, f))
+    )
+    assert steps == [(1, 3), (2, 3), (3, 3)] and [i for i, _ in seen] == [0, 1]
+    assert torch.equal(followed.latents, whole.latents)
+    assert np.array_equal(np.stack([f for _, f in seen], 1), followed.frames)
+    assert abs(followed.frames.astype(int) - whole.frames.astype(int)).max() <= 1
+
+    def enough(done: int, steps: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        remembering.imagine(rollout, CAPTIONS[1:2], enough)
+    assert torch.equal(remembering.imagine(rollout, CAPTIONS[1:2])[1].latents, whole.latents)
+
+
+def test_the_same_networks_without_memory(plain, remembering):
+    """Θ₀ changes nothing; what was remembered does, in one of the two."""
+    twin, start = remembering.without_memory(), [frames(1), [3]]
+    assert twin.unet is remembering.unet and twin.memory.name == "none"
+    (a, first), (b, same) = (m.imagine(m.start(*start), CAPTIONS[:1]) for m in (remembering, twin))
+    assert torch.equal(first.latents, same.latents)
+    a, b = remembering.remember(a, first), twin.remember(b, same)
+    then, other = (m.imagine(r, CAPTIONS[:1])[1].latents for m, r in ((remembering, a), (twin, b)))
+    assert not torch.equal(then, other)
+    assert torch.equal(other, plain.imagine(b, CAPTIONS[:1])[1].latents)
+
+
 def test_an_observed_chunk_conditions_the_next(plain):
     imagined = play(plain, frames(1), [3])[1]
     observed = play(plain, frames(1), [3], observed=frames(2, 1, 2))[1]

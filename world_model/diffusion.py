@@ -150,7 +150,7 @@ class Diffusion:
             guidance: (s_past, s_text); 2 and 5 in the paper. A pass whose factor is 0 is left out.
             applied: context manager for the given passes (``uncond``, ``past``, ``text``, outermost in
                 the batch): where Θ enters.
-            progress: called with (steps done, steps).
+            progress: called with (steps done, steps); what it raises ends the sampling.
 
         Returns:
             ``(B, f_g, C, h, w)``.

@@ -158,6 +158,13 @@ class WorldModel:
         if memory.module is not None:
             memory.module.to(self.device, self.unet.dtype)
 
+    def without_memory(self) -> WorldModel:
+        """The same networks, shared and not copied, without a memory."""
+        scheduler = self.diffusion.scheduler
+        return WorldModel(
+            self.autoencoder, self.text, self.unet, scheduler, self.settings, version=self.version
+        )
+
     def keep_writing(self) -> None:
         """From now on fast learning takes its gradients at the weights as they are, or as they were when
         this was called before, whatever becomes of Φ."""
@@ -190,13 +197,26 @@ class WorldModel:
         rollout: Rollout,
         subgoals: Sequence[Subgoal | str],
         progress: Callable[[int, int], None] | None = None,
+        on_frame: Callable[[int, np.ndarray], None] | None = None,
     ) -> tuple[Rollout, Chunk]:
-        """Imagine the next chunk of each episode (lines 7-8); the rollout stays as it is."""
+        """Imagine the next chunk of each episode (lines 7-8); the rollout stays as it is.
+
+        Args:
+            progress: called with (denoising steps done, steps). What it raises ends the chunk.
+            on_frame: called with the number of a frame and its ``(B, H, W, 3)`` uint8 pictures as soon as
+                they are decoded; frames are then decoded one by one, else all at once.
+        """
         texts = tuple(s if isinstance(s, str) else s.text for s in subgoals)
         if len(texts) != len(rollout):
             raise ValueError(f"{len(rollout)} episodes but {len(texts)} subgoals; expected one each")
         latents = self.imagine_latents(rollout, texts, progress)
-        return rollout, Chunk(texts, latents, self.decode(latents))
+        if on_frame is None:
+            return rollout, Chunk(texts, latents, self.decode(latents))
+        frames = []
+        for i in range(latents.shape[1]):
+            frames.append(self.decode(latents[:, i : i + 1])[:, 0])
+            on_frame(i, frames[-1])
+        return rollout, Chunk(texts, latents, np.stack(frames, 1))
 
     def imagine_latents(
         self, rollout: Rollout, texts: Sequence[str], progress: Callable[[int, int], None] | None = None

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 MODES = ("RGB", "RGBA", "L", "LA", "P", "1")  # of pictures that RGB can show
+MOST_PIXELS = 50_000_000  # of a picture that came from elsewhere; decoded it takes a few bytes a pixel
+
+
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 class PictureError(ValueError):
@@ -30,11 +35,44 @@ def read_picture(path: Path, size: int) -> tuple[np.ndarray, str]:
             picture.load()
     except FileNotFoundError:
         raise PictureError(f"image={path}: no such file; give a PNG or JPEG") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise PictureError(f"image={path} can't be read ({reason}); give a PNG or JPEG") from None
+    except UNREADABLE as error:
+        raise _unread(f"image={path}", error) from None
+    return fitted(picture, size, f"image={path}")
+
+
+def uploaded_picture(file: BinaryIO, size: int) -> tuple[np.ndarray, str]:
+    """As :func:`read_picture`, of a file that came from elsewhere: a PNG or JPEG of bounded size.
+
+    Raises:
+        PictureError: another format, too many pixels, damaged, or of a mode that RGB can't show.
+    """
+    try:
+        with Image.open(file, formats=("PNG", "JPEG")) as opened:
+            if opened.width * opened.height > MOST_PIXELS:
+                raise PictureError(
+                    f"The picture has {opened.width} × {opened.height} px, more than {MOST_PIXELS:,}; "
+                    "make it smaller"
+                )
+            picture = ImageOps.exif_transpose(opened)
+            picture.load()
+    except PictureError:
+        raise
+    except UnidentifiedImageError:
+        raise PictureError("The file is no PNG or JPEG; give a PNG or JPEG") from None
+    except UNREADABLE as error:
+        raise _unread("The picture", error) from None
+    return fitted(picture, size, "The picture")
+
+
+def _unread(name: str, error: BaseException) -> PictureError:
+    reason = " ".join(str(error).split())[:120]
+    return PictureError(f"{name} can't be read ({reason}); give a PNG or JPEG")
+
+
+def fitted(picture: Image.Image, size: int, name: str) -> tuple[np.ndarray, str]:
+    """``(size, size, 3)`` uint8 RGB, and what was done to it. Raises PictureError."""
     if picture.mode not in MODES:
-        raise PictureError(f"image={path} is of mode {picture.mode}; expected 8-bit {', '.join(MODES)}")
+        raise PictureError(f"{name} is of mode {picture.mode}; expected 8-bit {', '.join(MODES)}")
     done = []
     if picture.mode != "RGB":
         done.append(f"{picture.mode} became RGB")

@@ -68,18 +68,18 @@ class TempLora:
 
     def __init__(
         self,
-        steps: int = 4,
-        learning_rate: float = 5e-3,
-        timesteps: tuple[int, int] = (600, 1000),
+        steps: int = 1,
+        learning_rate: float = 6e-3,
+        timesteps: tuple[int, int] = (990, 1000),
         rank: int = 32,
         alpha: int = 32,
-        targets: str | Sequence[str] = "attention",
+        targets: str | Sequence[str] = "attention_blocks",
         objective: Literal["local", "conditional", "whole_sequence"] = "local",
         replay: int = 0,
-        optimizer: Literal["adam", "sgd", "normalized"] = "adam",
+        optimizer: Literal["adam", "sgd", "normalized"] = "normalized",
         optimizer_state: Literal["reset", "keep"] = "reset",
         betas: tuple[float, float] = (0.9, 0.999),
-        draws: Literal["own", "shared"] = "own",
+        draws: Literal["own", "shared"] = "shared",
         measure_effect: bool = False,
     ) -> None:
         low, high = timesteps

@@ -52,22 +52,22 @@ def out_and_back(frames: int, gap: int = 1) -> np.ndarray:
 def scene_revisit_consistency(
     imagined: Videos, real: Videos, pairs: np.ndarray | Sequence[np.ndarray], extractor: FrameExtractor
 ) -> Revisits:
-    """Compare first and later visits along scripted paths.
+    """Compare first and later visits along one scripted path.
 
     The floor is taken over all pairs of a first visit with a later visit of another place, not over a
     sample of them. Cosines of features after a ReLU are high for any two frames, and a frozen video's
     SRC is 100: read ``contrast`` beside it, and whether the video follows its actions.
 
     Args:
-        imagined, real: videos along these paths; ``real`` are the simulator's.
+        imagined, real: videos along that path; ``real`` are the simulator's.
         pairs: ``(P, 2)`` (first, later) frame numbers, of at least two places; one first frame may stand
-            in several pairs. One array for all videos, or one for each, if every video has a path of its
-            own (:func:`tasks.revisit.load_revisits`).
+            in several pairs. One array for all videos, or one for each, such as
+            :func:`tasks.revisit.load_revisits` gives.
         extractor: ResNet-18 in the paper.
 
     Raises:
-        ValueError: pairs that a video has not, of fewer than two places, for another number of videos, or a
-            simulator whose visits look no more alike than unrelated places.
+        ValueError: pairs that no video has, of fewer than two places, or a simulator whose visits look
+            no more alike than unrelated places.
     """
     src, unrelated = _cosines(imagined, "imagined", pairs, extractor)
     ceiling, floor = (float(np.mean(v)) for v in _cosines(real, "real", pairs, extractor))
@@ -89,34 +89,37 @@ def scene_revisit_consistency(
     )
 
 
-def _pairs_of(
-    videos: list[np.ndarray], what: str, pairs: np.ndarray | Sequence[np.ndarray]
-) -> list[np.ndarray]:
-    """The ``(P, 2)`` of each video, checked."""
-    shared = len(pairs) > 0 and np.ndim(pairs[0]) == 1
-    listed = [np.asarray(p) for p in ([pairs] * len(videos) if shared else pairs)]
-    if len(listed) != len(videos):
-        raise ValueError(f"pairs for {len(listed)} videos, but {len(videos)} {what}: expected one for each")
-    for k, (p, video) in enumerate(zip(listed, videos, strict=True)):
-        if p.ndim != 2 or p.shape[1] != 2 or len(set(p[:, 0].tolist())) < 2:
-            raise ValueError(
-                f"pairs of {what}[{k}], of shape {p.shape}: expected (P, 2) of (first, later), two places or more"
-            )
-        if p.min() < 0 or p.max() >= len(video):
-            raise ValueError(f"{what}[{k}] has {len(video)} frames, and a pair names frame {p.max()}")
-    return listed
+def visit_cosines(features: np.ndarray, pairs: np.ndarray) -> tuple[float, float]:
+    """Of one video the mean cosine (x 100) of visits of one place, and of unrelated places.
+
+    Args:
+        features: ``(T, D)``, of each frame.
+        pairs: ``(P, 2)`` (first, later) frame numbers, of at least two places.
+
+    Raises:
+        ValueError: pairs of another shape, of fewer places, or of frames that are not there.
+    """
+    pairs = np.asarray(pairs)
+    if pairs.ndim != 2 or pairs.shape[1] != 2 or len(set(pairs[:, 0].tolist())) < 2:
+        raise ValueError(
+            f"pairs of shape {pairs.shape}: expected (P, 2) of (first, later), two places or more"
+        )
+    if pairs.min() < 0 or pairs.max() >= len(features):
+        raise ValueError(f"the video has {len(features)} frames, and a pair names frame {pairs.max()}")
+    elsewhere = pairs[:, None, 0] != pairs[None, :, 0]
+    unit = np.asarray(features, np.float64)
+    unit = unit / np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
+    cosines = 100 * unit[pairs[:, 0]] @ unit[pairs[:, 1]].T
+    return float(np.diag(cosines).mean()), float(cosines[elsewhere].mean())
 
 
 def _cosines(
     videos: Videos, what: str, pairs: np.ndarray | Sequence[np.ndarray], extractor: FrameExtractor
 ) -> tuple[list[float], list[float]]:
-    """Of each video the mean cosine (x 100) of visits of one place, and of unrelated places."""
-    related, unrelated, listed = [], [], as_list(videos, what)
-    for video, visits in zip(listed, _pairs_of(listed, what, pairs), strict=True):
-        first, later = visits.T
-        features = np.asarray(extractor(video), np.float64)
-        features /= np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-        cosines = 100 * features[first] @ features[later].T
-        related.append(float(np.diag(cosines).mean()))
-        unrelated.append(float(cosines[first[:, None] != first].mean()))
-    return related, unrelated
+    """Of each video what :func:`visit_cosines` gives."""
+    listed = as_list(videos, what)
+    each = [pairs] * len(listed) if isinstance(pairs, np.ndarray) else list(pairs)
+    if len(each) != len(listed):
+        raise ValueError(f"{len(each)} arrays of pairs for {len(listed)} videos: expected one each, or one")
+    found = [visit_cosines(extractor(video), p) for video, p in zip(listed, each, strict=True)]
+    return [related for related, _ in found], [unrelated for _, unrelated in found]

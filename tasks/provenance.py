@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,3 +26,8 @@ def commit() -> str | None:
     except FileNotFoundError:
         return None
     return out.stdout.strip() or None
+
+
+def command_line(module: str) -> str:
+    """The command as it was typed."""
+    return f"python -m {module} {' '.join(sys.argv[1:])}".strip()

@@ -1,0 +1,42 @@
+// The page's one connection, and its requests. An answer is json, or one sentence that says what is wrong.
+
+export function connect(receive, complain) {
+  const address = new URL("connect", location.href);
+  address.protocol = address.protocol === "https:" ? "wss:" : "ws:";
+  address.hash = "";
+  const socket = new WebSocket(address);
+  let full = false;
+  socket.addEventListener("message", (event) => {
+    const message = JSON.parse(event.data);
+    full ||= message.type === "full";
+    receive(message);
+  });
+  socket.addEventListener("close", () => {
+    if (!full && !leaving) {
+      complain("The connection to the server was lost, and this page’s episode with it; reload to begin anew. What was saved is kept.");
+    }
+    receive({ type: "closed" });
+  });
+  let leaving = false;
+  addEventListener("pagehide", () => { leaving = true; socket.close(); });
+  return {
+    send(message) {
+      if (socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify(message));
+      else complain("The page is not connected to the server; reload it.");
+    },
+  };
+}
+
+export async function ask(path, given = {}) {
+  let answer;
+  try {
+    answer = await fetch(path, given);
+  } catch {
+    throw new Error("The server does not answer; is it still running?");
+  }
+  const told = await answer.json().catch(() => ({}));
+  if (!answer.ok) throw new Error(told.error || `The server answered with ${answer.status}.`);
+  return told;
+}
+
+export const post = (path, body) => ask(path, { method: "POST", body });

@@ -1,0 +1,130 @@
+"""The simulator of one episode: carries out what is imagined, and says how far the two are apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from envs.base import TaskEnv
+from envs.expert import expert_actions
+from inverse_dynamics.model import InverseDynamics
+from planner.locator import Locator
+from planner.loop import Running, execute
+from tasks import Episode, PlanError, Segment, Subgoal
+
+Executor = Literal["expert", "reader"]
+
+
+@dataclass(frozen=True)
+class Executed:
+    """One chunk in the simulator.
+
+    Attributes:
+        actions: ``(F, A)`` that were carried out.
+        frames: ``(F, H, W, 3)`` uint8.
+        distance: of the subgoal's thing, between where it was imagined and where it is, in the locator's
+            unit; None where that is not measured or not seen.
+        note: why something was not carried out to its end, or nothing.
+    """
+
+    actions: np.ndarray
+    frames: np.ndarray
+    distance: float | None
+    note: str
+
+
+class Simulation:
+    """A simulator, and whose hands act in it.
+
+    Args:
+        env: reset by :meth:`begin`.
+        reader: reads actions off imagined frames.
+        locator: reads positions off imagined frames, if the task has one.
+        by: ``expert`` carries out the same action as was imagined, which is its ground truth; ``reader``
+            what the inverse dynamics model reads off the imagined frames.
+    """
+
+    def __init__(self, env: TaskEnv, reader: InverseDynamics, locator: Locator | None, by: Executor):
+        self.env, self.reader, self.locator, self.by = env, reader, locator, by
+        self.running: Running | None = None
+        self._done: list[np.ndarray] = []
+
+    @property
+    def unit(self) -> str:
+        """Of distances."""
+        return self.locator.unit if self.locator else self.env.task.unit
+
+    def begin(self, seed: int) -> np.ndarray:
+        """Reset to the layout of a seed; its ``(H, W, 3)`` uint8 frame."""
+        layout = self.env.task.layout(seed)
+        frame, info = self.env.reset(seed=seed, options={"layout": layout})
+        self.running = Running(self.env, info["layout"], (), [frame], [info["positions"]])
+        self._done = []
+        return frame
+
+    def seek(self, seed: int, history: Sequence[np.ndarray]) -> None:
+        """Bring the simulator to where the ``(F, A)`` actions of some chunks lead from a seed."""
+        same = len(history) == len(self._done) and all(map(np.array_equal, history, self._done))
+        if self.running is not None and same:
+            return
+        self.begin(seed)
+        for actions in history:
+            self._execute(actions)
+
+    def carry_out(
+        self, subgoal: Subgoal | None, plan: Sequence[Subgoal], before: np.ndarray, imagined: np.ndarray
+    ) -> Executed:
+        """Carry out one chunk.
+
+        Args:
+            subgoal: what was asked, None if it is none of the task's.
+            plan: the subgoals so far, this one included.
+            before: ``(H, W, 3)`` the imagined frame before the chunk.
+            imagined: ``(F, H, W, 3)`` uint8.
+
+        Raises:
+            PlanError: the expert can't carry it out.
+        """
+        assert self.running is not None
+        if self.by == "expert":
+            if subgoal is None:
+                raise PlanError("the expert knows the task's usual actions only")
+            now, home = (
+                dict(zip(self.env.names, p, strict=True))
+                for p in (self.running.positions[-1], self.running.positions[0])
+            )
+            actions = expert_actions(self.env.task, now, subgoal, home, plan, len(plan) - 1)
+        else:
+            actions = self.reader.actions(np.concatenate([before[None], imagined])[None])[0]
+        errors = len(self.running.errors)
+        frames = self._execute(actions)
+        note = "; ".join(dict.fromkeys(self.running.errors[errors:]))
+        return Executed(np.asarray(actions), frames, self._distance(subgoal, imagined), note)
+
+    def _execute(self, actions: np.ndarray) -> np.ndarray:
+        assert self.running is not None
+        execute(self.running, actions)
+        self._done.append(np.asarray(actions))
+        return np.stack(self.running.executed[-len(actions) :])
+
+    def _distance(self, subgoal: Subgoal | None, imagined: np.ndarray) -> float | None:
+        if self.locator is None or subgoal is None or self.running is None:
+            return None
+        r, count = self.running, len(imagined)
+        stop = len(r.executed) - 1
+        episode = Episode(
+            np.stack(r.executed),
+            np.stack(r.actions),
+            (),
+            np.stack(r.positions).astype(np.float32),
+            tuple(r.env.names),
+        )
+        segment = Segment(stop - count, stop, subgoal.text)
+        gap = self.locator.chunk_error(episode, segment, subgoal, imagined)
+        return None if gap is None or not np.isfinite(gap) else float(gap * self.locator.scale)
+
+    def close(self) -> None:
+        self.env.close()

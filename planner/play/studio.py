@@ -1,0 +1,144 @@
+"""What can be chosen on the page, and the parts that a choice opens."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig, open_dict
+
+from inverse_dynamics.model import InverseDynamics
+from planner.play.simulation import Executor, Simulation
+from tasks import PlanError, Subgoal, Task
+from tasks.commands import ROOT, CommandError, compose, factory
+from tasks.shipped import weights_folder
+from world_model.device import pick_device
+from world_model.generate import open_model
+from world_model.model import WorldModel
+
+KEYS = {"forward": ("w", "ArrowUp"), "left": ("a", "ArrowLeft"), "right": ("d", "ArrowRight")}
+BACK = ("s", "ArrowDown")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The parts of one choice of task and memory.
+
+    Attributes:
+        task: whose actions are offered.
+        memory: as in ``memory=NAME``.
+        model: with that memory.
+        plain: the same networks without memory, to compare with.
+        weights: a line that names them.
+        cfg: the options it was made from.
+    """
+
+    task: Task
+    memory: str
+    model: WorldModel
+    plain: WorldModel
+    weights: str
+    cfg: DictConfig
+
+
+class Studio:
+    """Opens parts, and keeps the last used ones open.
+
+    Args:
+        cfg: the command's options.
+    """
+
+    def __init__(self, cfg: DictConfig):
+        self.cfg = cfg
+        self.first_memory: str = hydra.utils.instantiate(cfg.memory).name
+        self._open: OrderedDict[tuple[str, str], Stage] = OrderedDict()
+
+    @property
+    def runs(self) -> Path:
+        """Where finished runs lie, and what is saved goes to."""
+        return Path(self.cfg.runs)
+
+    def tasks(self) -> list[str]:
+        """The command's own task, and all with shipped weights."""
+        shipped = sorted(p.parent.name for p in (ROOT / "weights").glob("*/world_model"))
+        return list(dict.fromkeys([self.cfg.task.name, *shipped]))
+
+    def memories(self) -> list[str]:
+        """The command's own memory, and those that are offered."""
+        return list(dict.fromkeys([self.first_memory, *self.cfg.memories]))
+
+    def check(self, task: str, memory: str) -> None:
+        """Raise CommandError for a choice that is not offered."""
+        for name, chosen, known in (("task", task, self.tasks()), ("memory", memory, self.memories())):
+            if chosen not in known:
+                raise CommandError(f"{name}={chosen} is not offered here; have {', '.join(known)}")
+
+    def options(self, task: str, memory: str) -> DictConfig:
+        """The command's options for another choice; in one thread at a time. Raises CommandError."""
+        self.check(task, memory)
+        cfg = self.cfg.copy()
+        with open_dict(cfg):
+            if task != cfg.task.name:
+                other = compose("play", [f"task={task}"])
+                cfg.task, cfg.env, cfg.locator, cfg.image_size = (
+                    other.task,
+                    other.env,
+                    other.get("locator"),
+                    other.image_size,
+                )
+                cfg.weights = cfg.inverse_dynamics = None
+            if memory != self.first_memory:
+                cfg.memory = compose("play", [f"memory={memory}"]).memory
+            if "measure_effect" in cfg.memory:
+                cfg.memory.measure_effect = cfg.measure_effect
+        return cfg
+
+    def stage(self, task: str, memory: str) -> Stage:
+        """The parts of a choice; for the worker's thread alone. Raises CommandError, CheckpointError."""
+        if (task, memory) not in self._open:
+            cfg = self.options(task, memory)
+            model, weights = open_model(cfg)
+            self._open[task, memory] = Stage(
+                hydra.utils.instantiate(cfg.task), memory, model, model.without_memory(), weights, cfg
+            )
+        self._open.move_to_end((task, memory))
+        while len(self._open) > self.cfg.models:
+            self._open.popitem(last=False)
+        return self._open[task, memory]
+
+    def simulation(self, stage: Stage, by: Executor) -> Simulation:
+        """A simulator of the stage's task. Raises CommandError, and whatever the simulator does."""
+        cfg = stage.cfg
+        folder = weights_folder(cfg.inverse_dynamics, stage.task.name, "inverse_dynamics")
+        reader = InverseDynamics.from_pretrained(folder).to(pick_device(cfg.device)).eval()
+        env = factory(cfg, "env")(task=stage.task)
+        locator = None
+        if cfg.get("locator") is not None:
+            locator = hydra.utils.instantiate(cfg.locator)(task=stage.task, env=env, reader=reader)
+        return Simulation(env, reader, locator, by)
+
+
+def usual_actions(task: Task) -> dict[str, Subgoal]:
+    """Every subgoal that the task's vocabulary can say, by its caption."""
+    words = task.vocabulary
+    found: dict[str, Subgoal] = {}
+    for kind, thing, target in product(words.kinds, words.objects, (None, *words.targets)):
+        try:
+            subgoal = task.subgoal(kind, thing, target)
+        except PlanError:
+            continue
+        found.setdefault(subgoal.text, subgoal)
+    return found
+
+
+def shown_actions(task: Task) -> list[dict[str, object]]:
+    """The usual actions as the page shows them: caption, group, and for navigation the keys."""
+    walks = set(KEYS) <= set(task.vocabulary.targets)
+    out: list[dict[str, object]] = []
+    for subgoal in usual_actions(task).values():
+        keys = (KEYS.get(subgoal.target or "", ()) or BACK) if walks else ()
+        out.append({"text": subgoal.text, "kind": subgoal.kind, "keys": list(keys)})
+    return out

@@ -1,0 +1,94 @@
+"""A studio for tests of the page: a tiny random model of the real classes, and a simulator that paints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+from PIL import Image
+from tiny import SIDE, frames, make_memory, make_model, make_text
+
+from envs.base import TaskEnv
+from planner.play.simulation import Simulation
+from planner.play.studio import Stage, Studio
+from tasks.cube_return import CubeReturn
+from tasks.files import write_json, write_text
+
+PICK, PUT = "pick up the red cube", "put the red cube on the left"
+
+
+class PaintedEnv(TaskEnv):
+    """Frames that its seed and its actions decide; the red cube moves with the gripper."""
+
+    name, names = "painted", ("red cube", "blue cube", "gripper")
+
+    def __init__(self) -> None:
+        self.task, self.resets = CubeReturn(), 0
+        self.action_space = self.action_box()
+        self.observation_space = gymnasium.spaces.Box(0, 255, (SIDE, SIDE, 3), np.uint8)
+
+    def reset(self, *, seed=None, options=None):
+        self.resets += 1
+        self.layout = self.chosen_layout(seed, options)
+        self.history: list[np.ndarray] = []
+        return self.frame(), {**self.info(), "layout": self.layout}
+
+    def step(self, action):
+        self.history.append(np.asarray(action))
+        return self.frame(), 0.0, False, False, self.info()
+
+    def frame(self) -> np.ndarray:
+        told = np.concatenate([[self.layout.seed], *self.history]).astype(np.float32)
+        return frames(1, seed=abs(hash(told.tobytes())) % 2**32)[0]
+
+    def info(self) -> dict[str, Any]:
+        tip = self.history[-1][:3] if self.history else np.zeros(3)
+        return {"positions": np.stack([*self.layout.starts, tip]), "names": self.names, "error": None}
+
+
+class Reader:
+    def actions(self, clips: np.ndarray) -> np.ndarray:
+        return np.zeros((len(clips), clips.shape[1] - 1, 8), np.float32)
+
+
+class Ruler:
+    """A locator for which everything that is put down lies 0.25 away."""
+
+    names, unit, scale = ("red cube", "blue cube"), "mm", 1000.0
+
+    def chunk_error(self, episode, segment, subgoal, shown):
+        assert segment.stop == len(episode) - 1 and len(shown) == segment.stop - segment.start
+        return None if subgoal.kind == "pick" else 0.25
+
+
+class TinyStudio(Studio):
+    """A studio whose one model is a random one of the real classes."""
+
+    steps = 3
+
+    def stage(self, task: str, memory: str) -> Stage:
+        if (task, memory) not in self._open:
+            cfg = self.options(task, memory)
+            kept = make_memory(measure_effect=True) if memory == "temp_lora" else None
+            model = make_model(make_text(), kept, sampling_steps=self.steps)
+            self._open[task, memory] = Stage(
+                CubeReturn(), memory, model, model.without_memory(), "tiny (test)", cfg
+            )
+        return self._open[task, memory]
+
+    def simulation(self, stage: Stage, by) -> Simulation:
+        return Simulation(PaintedEnv(), Reader(), Ruler(), by)  # type: ignore[arg-type]
+
+
+def finished_run(folder: Path, memory: str = "temp_lora") -> Path:
+    """What planner.run leaves, as far as the page looks at it."""
+    interval = {"mean": 0.05, "low": 0.04, "high": 0.06, "n": 4}
+    summary = {"executed": interval, "imagined": interval, "success": {"share": 0.25, "n": 4}}
+    parts = {"task": "cube_return (m)", "memory": memory}
+    write_json(folder / "result.json", {"parts": parts, "summary": summary, "episodes": []})
+    write_text(folder / "report.html", "<p>report")
+    (folder / "media").mkdir()
+    Image.new("RGB", (4, 4)).save(folder / "media/episode_1_paths.png")
+    return folder

@@ -1,0 +1,186 @@
+"""The page of `python -m planner.play` in a real headless Chromium, on a tiny random model."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from conftest import BROWSERS
+
+pytest.importorskip("starlette", reason="the page needs the extra `play`")
+pytest.importorskip("playwright", reason="needs the extra `browser-test`")
+
+import uvicorn
+from play_room import PICK, PUT, TinyStudio, finished_run
+from playwright import sync_api as playwright
+from tiny import SIDE
+
+from planner.play.__main__ import listening
+from planner.play.server import Play, application
+from tasks.commands import compose
+
+pytestmark = [pytest.mark.slow, pytest.mark.browser]
+PATIENCE = 120_000  # ms; a busy machine
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> Iterator[str]:
+    """A server of its own thread."""
+    studio = TinyStudio(compose("play", [f"runs={tmp_path}", f"image_size={SIDE}", "fps=20"]))
+    finished_run(tmp_path / "run/cube_return-1")
+    listener = listening("127.0.0.1", 0)
+    app = application(Play(studio), "127.0.0.1")
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+    server.should_exit = True
+    thread.join(timeout=60)
+
+
+class Watched:
+    """A browser's page, what it asked for and what it complained about."""
+
+    def __init__(self, browser, address: str):
+        self.asked: list[str] = []
+        self.complaints: list[str] = []
+        self.page = browser.new_page(viewport={"width": 1280, "height": 900}, reduced_motion="reduce")
+        self.page.set_default_timeout(PATIENCE)
+        self.page.on("request", lambda r: self.asked.append(r.url))
+        self.page.on("websocket", lambda w: self.asked.append(w.url))
+        self.page.on("pageerror", lambda e: self.complaints.append(str(e)))
+        self.page.on(
+            "console", lambda m: self.complaints.append(m.text) if m.type in ("error", "warning") else None
+        )
+        self.page.goto(address)
+
+    def at(self, selector: str):
+        return self.page.locator(selector)
+
+    def idle(self) -> None:
+        playwright.expect(self.at("#cancel")).to_be_disabled()
+        playwright.expect(self.at("#act [type=submit]")).to_be_enabled()
+
+    def chunks(self, count: int) -> None:
+        playwright.expect(self.at("#strip > li")).to_have_count(count + 1)
+        self.idle()
+
+    def fits(self) -> None:
+        """Nothing sticks out at the side."""
+        wide, room = self.page.evaluate("() => [document.documentElement.scrollWidth, innerWidth]")
+        assert wide <= room
+
+    def shot(self, folder: Path, name: str) -> None:
+        for width, height in ((1280, 900), (390, 844)):
+            self.page.set_viewport_size({"width": width, "height": height})
+            self.fits()
+            self.page.screenshot(path=folder / f"{name}_{width}.png", full_page=True)
+        self.page.set_viewport_size({"width": 1280, "height": 900})
+
+
+@pytest.fixture
+def watched(address: str) -> Iterator[Watched]:
+    playwright.expect.set_options(timeout=PATIENCE)
+    path = next(filter(None, map(shutil.which, BROWSERS)))
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"], timeout=PATIENCE)
+        watched = Watched(browser, address)
+        yield watched
+        browser.close()
+    local = urlsplit(address).netloc
+    foreign = [
+        u for u in watched.asked if not u.startswith(("data:", "blob:")) and urlsplit(u).netloc != local
+    ]
+    assert foreign == [] and watched.complaints == []
+
+
+@pytest.mark.timeout(900)
+def test_a_person_plays_saves_and_opens_again(watched: Watched, tmp_path: Path):
+    w, expect = watched, playwright.expect
+    w.at("[name=compare]").check()
+    w.at("#begin [type=submit]").click()
+    w.chunks(0)
+    for count, text in enumerate((PICK, PUT, PICK), 1):
+        w.at(f"#usual button:text-is('{text}')").click()
+        w.chunks(count)
+    expect(w.at("#views figure")).to_have_count(3)
+    expect(w.at("#effect rect")).to_have_count(3)
+    expect(w.at("#distance circle")).to_have_count(1)
+    w.shot(tmp_path, "played")
+    w.at("#undo").click()
+    w.chunks(2)
+    w.at("#compare").click()
+    expect(w.at("#compare")).to_have_attribute("aria-pressed", "false")
+    w.idle()
+    w.at("#compare").click()
+    expect(w.at("#compare")).to_have_attribute("aria-pressed", "true")
+    w.idle()
+    w.at("#save").click()
+    expect(w.at("#status")).to_have_text(re.compile(r"^Saved in "))
+    films = w.at("#strip img").evaluate_all("images => images.map((i) => i.src)")
+    with w.page.expect_download() as download:
+        w.at("#gif").click()
+    assert Path(download.value.path()).read_bytes()[:4] == b"GIF8"
+
+    w.page.reload()
+    w.at("[name=source][value=saved]").check()
+    expect(w.at("[name=saved] option")).to_have_count(1)
+    expect(w.at("[name=saved]")).not_to_have_value("")
+    w.at("#begin [type=submit]").click()
+    w.chunks(2)
+    assert w.at("#strip img").evaluate_all("images => images.map((i) => i.src)") == films
+
+    w.at("#tab-runs").click()
+    expect(w.at("#runs-list article")).to_have_count(1)
+    w.at("#runs-list button").click()
+    expect(w.page.frame_locator("#runs-list iframe").locator("p")).to_have_text("report")
+    w.shot(tmp_path, "runs")
+    w.at("#tab-rate").click()
+    sliders = w.at("#rating input[type=range]")
+    expect(sliders).to_have_count(6)
+    w.shot(tmp_path, "rate")
+    w.at("#rating [type=submit]").click()
+    expect(w.at("#error p")).to_have_text("Rate the quality of clip A: move its slider.")
+    for i in range(6):
+        sliders.nth(i).focus()
+        w.page.keyboard.press("ArrowRight")
+    w.at("#rating [type=submit]").click()
+    expect(w.at("#summary tbody tr")).to_have_count(2)
+
+
+@pytest.mark.timeout(900)
+def test_the_keyboard_suffices_and_failures_are_said(watched: Watched):
+    w, expect, press = watched, playwright.expect, watched.page.keyboard.press
+    expect(w.at("#begin [type=submit]")).to_be_enabled()
+    w.at("[name=source][value=seed]").focus()
+    press("Enter")
+    w.chunks(0)
+    expect(w.at("#text")).to_be_focused()
+    w.page.keyboard.type("anything at all")
+    press("Enter")
+    w.chunks(1)
+    press("Tab")
+    expect(w.at("#act [type=submit]")).to_be_focused()
+    press("Tab")
+    expect(w.at("#usual button").first).to_be_focused()
+    press("Enter")
+    w.chunks(2)
+    expect(w.at("#usual button").first).to_be_focused()
+    press("u")
+    w.chunks(1)
+    press("/")
+    expect(w.at("#text")).to_be_focused()
+    w.page.keyboard.insert_text("a\u202eb")
+    press("Enter")
+    expect(w.at("#error p")).to_contain_text("The action holds a control character")
+    w.idle()
+    assert w.at("#error p").inner_text().endswith(".")
+    w.at("#tab-play").focus()
+    press("ArrowRight")
+    expect(w.at("#tab-runs")).to_be_focused()
+    expect(w.at("#runs")).to_be_visible()

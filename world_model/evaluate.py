@@ -1,0 +1,365 @@
+"""The paper's video tables at the scale that is here: the same held-out videos in every row.
+
+    python -m world_model.evaluate task=cube_return table=1 clips=50
+
+Every figure stands beside its floor, its ceiling and videos that must rank below it. Each finished row lies
+in the run directory, which all tables of the same videos share; interrupted, the same command goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import cached_property, partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import hydra
+import numpy as np
+import torch
+from omegaconf import DictConfig
+
+from tasks import Task
+from tasks.commands import ROOT, CommandError, OptionError, RunDir, integer, main
+from tasks.files import kept_json, write_json, write_text
+from tasks.provenance import command_line, commit, processor
+from world_model.device import pick_device
+from world_model.model import WorldModel, fingerprint
+from world_model.video_metrics.features import I3D, I3D_FILE, I3D_ID, FrameExtractor
+from world_model.video_metrics.pixels import Lpips
+from world_model.video_tables.adversaries import ADVERSARIES, REFERENCES, doubts, reference_row
+from world_model.video_tables.clips import Clips, open_clips
+from world_model.video_tables.costs import costs
+from world_model.video_tables.imagine import imagine_all, load
+from world_model.video_tables.judge import Judge
+from world_model.video_tables.metrics import FIDELITY
+from world_model.video_tables.page import section
+from world_model.video_tables.plots import draw_intervals, draw_over_time, draw_strip
+from world_model.video_tables.rows import (
+    LONG,
+    NEXT,
+    VARIANTS,
+    Row,
+    RowLeftOut,
+    Table,
+    open_row,
+    rank_of,
+    row_folder,
+    rows_of,
+    table_of,
+    varied_row,
+)
+
+SHARED = (  # options that choose rows, or how they are made or shown, not what a row's figures are
+    "device", "table", "rows", "varied", "ranks", "learning_rates", "steps", "loop_weights", "batch_size", "results",
+)  # fmt: skip
+
+
+class Bench:
+    """The videos and the instruments of a run, opened when they are first needed.
+
+    Attributes:
+        left_out: a line for each metric or row that is missing, and why.
+    """
+
+    def __init__(self, cfg: DictConfig):
+        self.cfg, self.left_out = cfg, list[str]()
+        self.task: Task = hydra.utils.instantiate(cfg.task)
+        self.device = pick_device(cfg.device)
+
+    @cached_property
+    def features(self) -> FrameExtractor:
+        """Of frames."""
+        made: FrameExtractor = hydra.utils.instantiate(self.cfg.features, device=self.device)
+        return made
+
+    @cached_property
+    def i3d(self) -> I3D | None:
+        """FVD's network, where it is given."""
+        if self.cfg.i3d is None:
+            self.leave_out(f"FVD: give i3d=PATH of {I3D_FILE}, which the Hub id {I3D_ID} has")
+            return None
+        return I3D(self.cfg.i3d, self.device)
+
+    @cached_property
+    def lpips(self) -> Lpips | None:
+        """The metric, where its backbone is there; one that was given must be."""
+        try:
+            return Lpips(self.cfg.lpips.net, self.cfg.lpips.backbone)
+        except (FileNotFoundError, ModuleNotFoundError) as error:
+            if self.cfg.lpips.backbone is not None:
+                raise CommandError(str(error)) from None
+            self.leave_out(f"LPIPS: {error}")
+            return None
+
+    def leave_out(self, line: str) -> None:
+        """Say once that something is missing."""
+        if line not in self.left_out:
+            self.left_out.append(line)
+            print(f"left out: {line}", flush=True)
+
+    def open(self, run_dir: RunDir) -> Bench:
+        """Know where the videos are kept."""
+        self.run_dir = run_dir
+        return self
+
+    @cached_property
+    def base(self) -> WorldModel:
+        """The base model: its autoencoder is the ceiling's."""
+        return open_row(VARIANTS["no_memory"], self.cfg, self.task.chunk_frames, self.device)
+
+    @cached_property
+    def clips(self) -> Clips:
+        """The true videos."""
+        clips = open_clips(self.cfg, self.task, self.run_dir, self.base.settings.context_frames)
+        height, width = clips.truth[0].frames.shape[1:3]
+        factor = self.base.autoencoder.factor
+        if height % factor or width % factor:
+            raise CommandError(
+                f"frames of {width} × {height} px: the model takes multiples of {factor}; change env.image_size"
+            )
+        return clips
+
+    @cached_property
+    def judge(self) -> Judge:
+        """All metrics."""
+        return Judge(self.clips, self.features, self.i3d, self.lpips, self.cfg.cuts, self.cfg.resamples)
+
+    def autoencode(self, frames: np.ndarray) -> np.ndarray:
+        """``(T, H, W, 3)`` uint8 through the base's autoencoder and back."""
+        return self.base.autoencoder.decode(self.base.autoencoder.encode(frames))
+
+
+# --- rows --------------------------------------------------------------------------------------
+
+
+def reference_rows(bench: Bench, part: str) -> dict[str, dict[str, Any]]:
+    """Floor, ceiling and adversaries of a part; but for the frozen ones the parts share them."""
+    rows = {}
+    for name in (*REFERENCES, *ADVERSARIES):
+        anew = name == "frozen" and part == NEXT
+        path = bench.run_dir / "finished" / (f"references_{NEXT}" if anew else "references") / f"{name}.json"
+
+        def make(name: str = name, anew: bool = anew) -> dict[str, Any] | None:
+            print(f"row {name}", flush=True)
+            chunk = bench.task.chunk_frames if anew else None
+            return reference_row(name, bench.clips, bench.judge, chunk, bench.autoencode)
+
+        row = kept_json(path, make)
+        if row is not None:
+            rows[name] = row
+        else:
+            bench.leave_out(f"row {name}: there are no such videos for these clips")
+    return rows
+
+
+def model_row(bench: Bench, name: str, row: Row, part: str, folder: Path) -> dict[str, Any]:
+    """One row with the world model, resumed after its last finished batch."""
+    cfg = bench.cfg
+    model = open_row(row, cfg, bench.task.chunk_frames, bench.device)
+    print(f"row {name}, {part.replace('_', ' ')}", flush=True)
+    made = imagine_all(model, row, part, bench.clips.truth, cfg.synonyms, folder, cfg.batch_size)
+    measured = bench.judge.measure({i: m.frames for i, m in enumerate(made)})
+    effects = [m.effect for m in made if m.effect]
+    for record, imagined in zip(measured["clips"], made, strict=True):
+        record |= {"seconds": imagined.seconds, "effect": list(imagined.effect)}
+    return {
+        "label": row.label,
+        "kind": "model",
+        "memory": model.memory.name,
+        "options": dict(row.options),
+        "settings": asdict(model.settings),
+        "weights": f"{_shown(row_folder(row, cfg))} ({model.version})",
+        "rank": rank_of(model.injector),
+        "seconds_per_clip": float(np.mean([m.seconds for m in made])),
+        "effect": [float(np.mean([e[k] for e in effects])) for k in range(min(map(len, effects), default=0))],
+        **measured,
+    }
+
+
+def made_with(bench: Bench, name: str, row: Row, folder: Path) -> None:
+    """Remember the weights that a row's videos are made with. Raises CommandError: they were others."""
+    now = fingerprint(row_folder(row, bench.cfg))
+    then = kept_json(folder / "made_with.json", lambda: {"weights": now})["weights"]
+    if then != now:
+        raise CommandError(
+            f"row {name} in {bench.run_dir} was made with other weights ({then}, now {now}); give fresh=true or "
+            "another run_dir"
+        )
+
+
+def part_rows(
+    bench: Bench, part: str, rows: dict[str, Row], wanted: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """The rows of one part: those that are asked for, and those that are finished already."""
+    found = reference_rows(bench, part)
+    for name, row in rows.items():
+        folder = bench.run_dir / "videos" / part / name
+        path = bench.run_dir / "finished" / part / f"{name}.json"
+        if name not in wanted and not path.is_file():
+            continue
+        try:
+            made_with(bench, name, row, folder)
+            found[name] = kept_json(path, partial(model_row, bench, name, row, part, folder))
+        except RowLeftOut as error:
+            bench.leave_out(f"row {name}: {error}")
+    return found if part == LONG else fidelity_alone(found)
+
+
+def fidelity_alone(rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Rows of next chunks: joined they are no continuous video, whose cuts and revisits would mean anything."""
+    kept = {}
+    for name, row in rows.items():
+        if figures := {k: v for k, v in row["figures"].items() if k in FIDELITY}:
+            kept[name] = {k: v for k, v in row.items() if k != "injected"} | {"figures": figures}
+    return kept
+
+
+# --- the command -------------------------------------------------------------------------------
+
+
+def provenance(bench: Bench) -> dict[str, Any]:
+    """What the figures need beside them."""
+    cfg = bench.cfg
+    seeds = [c.seed for c in bench.clips.truth]
+    source = f"data={cfg.data}" if cfg.data else f"held-out layouts {min(seeds)} to {max(seeds)}"
+    lengths = sorted({len(c.frames) - 1 for c in bench.clips.truth})
+    return {
+        "command": command_line("world_model.evaluate"),
+        "commit": commit() or "unknown",
+        "hardware": f"{processor()}, {bench.device}",
+        "clips": len(seeds),
+        "seed": cfg.seed,
+        "seeds": seeds,
+        "source": source,
+        "frames": " or ".join(map(str, lengths)),
+    }
+
+
+def instruments(bench: Bench) -> dict[str, str]:
+    """What measured, with versions, settings and the sha256 of weights."""
+    torchmetrics = f"torchmetrics {version('torchmetrics')}, values 0 to 255, nothing resized"
+    out = {
+        "features": f"{bench.features.name}, weights {bench.features.weights_sha256[:12]}",
+        "PSNR and SSIM": torchmetrics,
+        "SCuts": bench.judge.detector,
+    }
+    if bench.lpips is not None:
+        out["LPIPS"] = f"{bench.lpips.name}, torchmetrics {version('torchmetrics')}"
+    if bench.i3d is not None:
+        out["FVD"] = (
+            f"{bench.i3d.name}, weights {bench.i3d.weights_sha256[:12]}, {bench.judge.shortest} frames a clip"
+        )
+    return out
+
+
+def publish(bench: Bench, table: Table, parts: dict[str, Any], measured_costs: dict[str, Any] | None) -> Path:
+    """Write ``result.json``, ``table.md`` and the plots; returns their folder."""
+    cfg = bench.cfg
+    folder = bench.run_dir / f"table_{cfg.table}"
+    result = {
+        "table": cfg.table,
+        "title": table.title,
+        "task": bench.task.name,
+        "by_length": table.by_length,
+        "provenance": provenance(bench),
+        "instruments": instruments(bench) if parts else {},
+        "left_out": bench.left_out,
+        "parts": parts,
+        "costs": measured_costs,
+    }
+    write_json(folder / "result.json", result)
+    if cfg.results is not None:
+        write_json(ROOT / cfg.results / f"video_{bench.task.name}_table{cfg.table}.json", result)
+    for part, measured in parts.items():
+        draw_intervals(folder / f"{part}.png", measured["rows"])
+        draw_over_time(folder / f"{part}_over_time.png", measured["rows"])
+        draw_strip(folder / f"{part}_frames.png", first_videos(bench, part, measured["rows"]))
+    write_text(folder / "table.md", section(result))
+    return folder
+
+
+def first_videos(bench: Bench, part: str, rows: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The truth's and every model row's frames of the first clip."""
+    clip = bench.clips.truth[0]
+    shown = {"truth": clip.frames[1:]}
+    for name, row in rows.items():
+        file = bench.run_dir / "videos" / part / name / f"{clip.seed}.npz"
+        if row["kind"] == "model" and file.is_file():
+            shown[name] = load(file).frames
+    return shown
+
+
+def metrics_line(bench: Bench) -> str:
+    """Which instruments are there; those that are not are said, too."""
+    found = [bench.features.name, bench.i3d and bench.i3d.name, bench.lpips and bench.lpips.name]
+    return ", ".join(name for name in found if name)
+
+
+def check(cfg: DictConfig) -> None:
+    """OptionError for a value that an option can't take."""
+    (
+        integer(cfg, "clips", 2),
+        integer(cfg, "seed", 0),
+        integer(cfg, "batch_size", 1),
+        integer(cfg, "resamples", 1),
+    )
+    if cfg.frames is not None:
+        integer(cfg, "frames", 1)
+
+
+def run(cfg: DictConfig) -> None:
+    check(cfg)
+    table, rows = table_of(cfg), rows_of(cfg)
+    for row in rows.values():
+        hydra.utils.instantiate(cfg.memories[row.memory], **row.options)  # a wrong option is said at once
+    whole = cfg.copy()
+    whole.rows = None
+    row_folder(VARIANTS["no_memory"], cfg)
+    bench = Bench(cfg)
+    if cfg.frames is not None and cfg.frames < bench.task.chunk_frames:
+        raise OptionError(f"frames={cfg.frames}: a chunk has {bench.task.chunk_frames}")
+    metrics = metrics_line(bench) if table.parts else "seconds and peak memory"
+    bench.open(RunDir.open("evaluate_video", cfg, ignore=SHARED))
+    header = {
+        "table": f"{cfg.table}, {table.title}",
+        "task": bench.task.name,
+        "videos": f"{cfg.clips} of "
+        + (f"data={cfg.data}" if cfg.data else f"{bench.task.name}'s held-out layouts"),
+        "base": f"{_shown(row_folder(VARIANTS['no_memory'], cfg))} ({bench.base.version})",
+        "metrics": metrics,
+        "device": f"{bench.device}, {torch.get_num_threads()} threads",
+        "run": str(bench.run_dir),
+    }
+    print("\n".join(f"{k:>9}  {v}" for k, v in header.items()), flush=True)
+    parts: dict[str, Any] = {}
+    for part in table.parts:
+        found = part_rows(bench, part, rows_of(whole), list(rows))
+        parts[part] = {"rows": found, "doubts": [asdict(d) for d in doubts(found)]}
+        if part == LONG and not any("src" in r["figures"] for r in found.values()):
+            bench.leave_out(
+                f"SRC: not applicable, the videos of task={bench.task.name} show no place again from the same view "
+                f"(path_retrace with task.way_back=backward does)"
+            )
+    folder = publish(bench, table, parts, None if table.parts else measured_costs(bench))
+    print(f"\n{(folder / 'table.md').read_text()}\n{folder}")
+
+
+def measured_costs(bench: Bench) -> dict[str, Any]:
+    """Table 3, kept in the run directory."""
+    name, row = varied_row(bench.cfg)
+    folder = bench.run_dir / "costs" / name
+    made_with(bench, name, row, folder)
+    plain = {"measure_effect": False} if row.memory.startswith("temp_lora") else {}
+    row = replace(row, options={**row.options, **plain})
+    model = open_row(row, bench.cfg, bench.task.chunk_frames, bench.device)
+    return kept_json(folder / "costs.json", lambda: costs(model, bench.clips.truth))
+
+
+def _shown(folder: Path) -> Path:
+    return folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
+
+
+if __name__ == "__main__":
+    main("evaluate_video", run)
