@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tasks import Subgoal
-from tasks.path_retrace import PathRetrace
+from tasks.path_retrace import Motion, PathRetrace
 
 
 def walk(task: PathRetrace, plan: Sequence[Subgoal], step: int) -> np.ndarray:
@@ -15,7 +15,12 @@ def walk(task: PathRetrace, plan: Sequence[Subgoal], step: int) -> np.ndarray:
 
     ``step`` is its place in the plan: that of a step back tells which step out it undoes.
     """
-    motion, spec = task.motions(plan)[step], task.action_spec
+    return move(task, task.motions(plan)[step])
+
+
+def move(task: PathRetrace, motion: Motion) -> np.ndarray:
+    """``(F, A)`` float32 keys and camera of one chunk that walks straight or turns evenly."""
+    spec = task.action_spec
     action = np.zeros(len(spec), np.float32)
     if motion.walk:
         action[spec.names.index("forward" if motion.walk > 0 else "back")] = 1.0

@@ -385,7 +385,7 @@ def _read_info(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         if partial.is_dir():
             raise DatasetError(
-                f"the dataset {path} is not finished; run its `python -m envs.collect` again to go on"
+                f"the dataset {path} is not finished; run its command, such as `python -m envs.collect`, again to go on"
             )
         raise DatasetError(f"no dataset at {path}; make one with `python -m envs.collect path={path}`")
     info = _read_json(path / "meta/info.json")

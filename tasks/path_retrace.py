@@ -21,10 +21,12 @@ AGENT = "agent"
 GO, TURN, RETURN = "go", "turn", "return"
 CAPTIONS = {"forward": "go forward", "left": "turn left", "right": "turn right"}
 RETURN_CAPTION = "go back along the path"
+BACKWARD_CAPTION = "go backward"  # of a motion told for what it is; a plan's way back is not
 QUARTER = 90.0  # degrees a chunk turns
 TURNS = {"left": -QUARTER, "right": QUARTER}
 
 WALKS, CORNERS = (5, 6), (2, 3)  # chunks walked and chunks turned on the way out
+SIDES = (1, 3)  # chunks walked along a side of a loop
 MIN_APART = 2.0  # blocks between any two waypoints
 CLEARANCE = 0.625  # blocks between the path and the nearest wall; a body is half a block from its middle
 CAMERA_LIMIT = 45.0  # degrees the view may turn in one frame
@@ -38,6 +40,12 @@ class Motion:
 
     walk: int
     turn: float
+
+    @property
+    def caption(self) -> str:
+        if self.walk:
+            return CAPTIONS["forward"] if self.walk > 0 else BACKWARD_CAPTION
+        return CAPTIONS["right" if self.turn > 0 else "left"]
 
 
 @dataclass(frozen=True)
@@ -108,6 +116,24 @@ class PathRetrace(Task):
         asked = "one like that; ask for another" if given else "a path that long; give another map"
         raise PlanError(f"map={self.map} has no place for {asked}")
 
+    def loop(self, seed: int) -> Layout:
+        """A layout of a seed whose plan is one lap round a rectangle, to the right or to the left; its sides
+        are drawn, one to three chunks long, until they fit.
+
+        Raises:
+            PlanError: the map has no place for a loop.
+        """
+        rng = np.random.default_rng([seed, 20250311])
+        for _ in range(TRIALS):
+            side, other = rng.integers(SIDES[0], SIDES[1] + 1, 2)
+            turn = str(rng.choice(list(TURNS)))
+            half = [*["forward"] * side, turn, *["forward"] * other, turn]
+            drawn = self._fit(rng, self._way_out(half * 2))
+            if drawn is not None:
+                start, plan = drawn
+                return Layout(seed, "Walk round to where you started.", (AGENT,), start[None], plan)
+        raise PlanError(f"map={self.map} has no place for a loop; give another map")
+
     def _starts(self, rng: np.random.Generator) -> np.ndarray:
         """``(P, 3)`` poses on the floor, looking along an axis of the map."""
         low, high = self.floor_plan.bounds
@@ -156,8 +182,11 @@ class PathRetrace(Task):
                 return None
         return starts[0], plan
 
+    def _way_out(self, steps: Sequence[str]) -> tuple[Subgoal, ...]:
+        return tuple(self.subgoal(TURN if s in TURNS else GO, AGENT, s) for s in steps)
+
     def _plan(self, steps: Sequence[str]) -> tuple[Subgoal, ...]:
-        out = [self.subgoal(TURN if s in TURNS else GO, AGENT, s) for s in steps]
+        out = self._way_out(steps)
         back = len(out) + (2 if self.way_back == "turn" else 0)
         return (*out, *[self.subgoal(RETURN, AGENT)] * back)
 

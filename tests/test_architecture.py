@@ -158,7 +158,7 @@ def targets(node: object) -> Iterator[str]:
 
 
 def test_there_are_commands():
-    assert {"collect", "pretrain", "inverse_dynamics", "run"} <= set(command_files())
+    assert {"collect", "revisit", "pretrain", "inverse_dynamics", "run"} <= set(command_files())
 
 
 @pytest.mark.parametrize(("command", "override"), compositions())

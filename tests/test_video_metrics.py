@@ -314,6 +314,28 @@ def test_src_has_a_scale_that_a_frozen_video_cannot_top():
     assert frozen.src == pytest.approx(100) and frozen.contrast == pytest.approx(0, abs=1e-6)
 
 
+def test_every_video_may_have_a_path_of_its_own():
+    real = [moving(1, frames, seed=frames, returns=True)[0] for frames in (24, 30)]
+    imagined = [noisy(video, 40) for video in real]
+    pairs = [out_and_back(24, gap=8), out_and_back(30, gap=8)]
+    both = scene_revisit_consistency(imagined, real, pairs, Patches())
+    single = [
+        scene_revisit_consistency([i], [r], p, Patches())
+        for i, r, p in zip(imagined, real, pairs, strict=True)
+    ]
+    assert both.per_video == tuple(s.src for s in single)
+    assert both.ceiling == np.mean([s.ceiling for s in single])
+    same = scene_revisit_consistency(imagined[:1] * 2, real[:1] * 2, pairs[0], Patches())
+    assert same == scene_revisit_consistency(imagined[:1] * 2, real[:1] * 2, pairs[:1] * 2, Patches())
+    with pytest.raises(ValueError, match="1 arrays of pairs for 2 videos") as error:
+        scene_revisit_consistency(imagined, real, pairs[:1], Patches())
+    assert one_line(error)
+    with pytest.raises(ValueError, match=r"pairs of shape \(0, 2\): .*two places or more"):
+        scene_revisit_consistency(imagined, real, [pairs[0], pairs[1][:0]], Patches())
+    with pytest.raises(ValueError, match="has 24 frames"):
+        scene_revisit_consistency(imagined, real, pairs[::-1], Patches())
+
+
 def test_src_refuses_pairs_that_mean_nothing():
     real = moving(1, frames=24, returns=True)
     with pytest.raises(ValueError, match="two places or more"):

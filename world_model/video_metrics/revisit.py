@@ -61,7 +61,8 @@ def scene_revisit_consistency(
     Args:
         imagined, real: videos along that path; ``real`` are the simulator's.
         pairs: ``(P, 2)`` (first, later) frame numbers, of at least two places; one first frame may stand
-            in several pairs. One array for all videos, or one for each.
+            in several pairs. One array for all videos, or one for each, such as
+            :func:`tasks.revisit.load_revisits` gives.
         extractor: ResNet-18 in the paper.
 
     Raises:

@@ -17,10 +17,10 @@ from tqdm import tqdm
 from tasks import Episode, Layout, Task
 from tasks.commands import CommandError, RunDir, factory
 from tasks.dataset import DatasetWriter, load_episodes
+from tasks.revisit import REVISITS
 from tasks.task import SEEDS_APART, held_out_seeds
 from world_model.video_metrics.revisit import out_and_back
 
-REVISITS = "revisits"  # in an episode's provenance: [[first, later], …] frames that show one view
 Record = Callable[..., tuple[Episode | None, str | None]]
 
 
