@@ -8,13 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import subprocess
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
 from tasks.commands import ROOT, CommandError, main
 from tasks.files import write_json
+from tasks.provenance import commit
 from tasks.shipped import weights_folder
 from world_model.model import SETTINGS, WRITER
 
@@ -67,12 +67,9 @@ def contents(folder: Path) -> dict[str, str]:
 
 def run(cfg: DictConfig) -> None:
     target = ROOT / "weights" / cfg.task.name
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True
-    ).stdout.strip()
     manifest: dict = {
         "task": cfg.task.name,
-        "commit": commit,
+        "commit": commit() or "",
         "hardware": cfg.hardware,
         "hours": dict(cfg.hours),
     }

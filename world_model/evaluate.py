@@ -299,12 +299,8 @@ def metrics_line(bench: Bench) -> str:
 
 def check(cfg: DictConfig) -> None:
     """OptionError for a value that an option can't take."""
-    (
-        integer(cfg, "clips", 2),
-        integer(cfg, "seed", 0),
-        integer(cfg, "batch_size", 1),
-        integer(cfg, "resamples", 1),
-    )
+    for key, minimum in (("clips", 2), ("seed", 0), ("batch_size", 1), ("resamples", 1)):
+        integer(cfg, key, minimum)
     if cfg.frames is not None:
         integer(cfg, "frames", 1)
 

@@ -10,10 +10,10 @@ import numpy as np
 from PIL import Image
 
 from planner.play.take import Take
-from planner.video import Sides, side_by_side, write_gif, write_mp4
+from planner.video import SIDES, Sides, side_by_side, write_gif, write_mp4
 from world_model.growing_video import captioned
 
-IMAGINED, FAINT = (20, 92, 168), (89, 98, 115)
+IMAGINED, FAINT = SIDES[0][1], (89, 98, 115)
 
 
 def data_url(frame: np.ndarray) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from planner.play.clips import data_url
-from planner.play.saved import FOLDER, RECORD, SavedError, listed, read_frames
+from planner.play.saved import FOLDER, RECORD, SavedError, listed, read_frames, read_record
 from planner.records import load_result
 from tasks.commands import CommandError
 from tasks.files import write_json
@@ -169,7 +169,7 @@ class Ratings:
 def clip_of(folder: Path, which: str) -> tuple[list[str], np.ndarray]:
     """A caption per frame and ``(T, H, W, 3)`` uint8 of one source of a pair."""
     if (folder / RECORD).is_file():
-        tensors, told = read_frames(folder), json.loads((folder / RECORD).read_text())
+        tensors, told = read_frames(folder), read_record(folder)
         chunks = [tensors[f"{which}.{i}"] for i in range(len(told["chunks"]))]
         captions = ["start", *(c["text"] for c, f in zip(told["chunks"], chunks, strict=True) for _ in f)]
         return captions, np.concatenate([tensors["first"][None], *chunks])

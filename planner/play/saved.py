@@ -80,15 +80,8 @@ def _write(take: Take, folder: Path, fps: int) -> None:
     for kind in ("mp4", "gif"):
         write_clip(folder / f"video.{kind}", take, fps)
     record: dict[str, Any] = {
-        "task": take.stage.task.name,
-        "memory": take.stage.memory,
-        "weights": take.stage.weights,
+        **take.origin(),
         "weights_version": model.version,
-        "source": take.source,
-        "seed": take.seed,
-        "simulator": take.simulation.by if take.simulation else None,
-        "unit": take.simulation.unit if take.simulation else None,
-        "compare": take.compare,
         "saved": time.strftime("%Y-%m-%d %H:%M:%S"),
         "chunks": [facts(step) for step in take.steps],
     }

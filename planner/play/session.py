@@ -247,14 +247,7 @@ class Session:
         take = self.playing()
         return {
             "type": "episode",
-            "task": take.stage.task.name,
-            "memory": take.stage.memory,
-            "weights": take.stage.weights,
-            "source": take.source,
-            "seed": take.seed,
-            "compare": take.compare,
-            "simulator": take.simulation.by if take.simulation else None,
-            "unit": take.simulation.unit if take.simulation else None,
+            **take.origin(),
             "actions": shown_actions(take.stage.task),
             "first": data_url(take.first),
             "chunks": [self.chunk(s, i) for i, s in enumerate(take.steps, 1)],

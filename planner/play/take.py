@@ -84,6 +84,19 @@ class Take:
         """The state now."""
         return self.steps[-1].imagined.rollout if self.steps else self.start
 
+    def origin(self) -> dict[str, Any]:
+        """What it was made of and how, json-able."""
+        return {
+            "task": self.stage.task.name,
+            "memory": self.stage.memory,
+            "weights": self.stage.weights,
+            "source": self.source,
+            "seed": self.seed,
+            "compare": self.compare,
+            "simulator": self.simulation.by if self.simulation else None,
+            "unit": self.simulation.unit if self.simulation else None,
+        }
+
     def act(self, text: str, listen: Listener) -> Step:
         """Imagine and remember one more chunk. What ``listen`` raises leaves the episode as it was.
 

@@ -99,10 +99,10 @@ class Judge:
         if against_truth:
             by_frame = self._pixels(records, numbers, videos)
         if visits:
-            for record, i, seen in zip(records, numbers, features, strict=True):
-                pairs, true = truth[numbers.index(i)].pairs, self._visits[i]
-                if pairs is not None and true is not None:
-                    src, unrelated = visit_cosines(seen, pairs)
+            for record, i, clip, seen in zip(records, numbers, truth, features, strict=True):
+                true = self._visits[i]
+                if clip.pairs is not None and true is not None:
+                    src, unrelated = visit_cosines(seen, clip.pairs)
                     record |= {"src": src, "unrelated": unrelated, "ceiling": true[0], "floor": true[1]}
         figures = summary(records)
         if against_truth and len(numbers) > 1:
