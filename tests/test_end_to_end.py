@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from invoke import command
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL_MODEL = [
@@ -20,21 +20,6 @@ SMALL_MODEL = [
     "model.autoencoder.block_out_channels=[8,8,16]",
     "model.sampling_steps=2",
 ]
-
-
-def command(module: str, *options: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", module, *options],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    if check:
-        assert done.returncode == 0, done.stderr[-2000:]
-    return done
 
 
 @pytest.fixture(scope="module")

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
+import invoke
 import numpy as np
 import pytest
 import torch
@@ -248,16 +246,7 @@ def test_a_camera_that_moves_is_none(envs):
 
 
 def command(module: str, *options: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", module, "task=path_retrace", *options],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=290,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
+    return invoke.command(module, "task=path_retrace", *options).stdout
 
 
 @pytest.mark.slow
