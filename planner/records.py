@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import zlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -119,15 +122,29 @@ def save_result(folder: Path, result: PlanResult) -> None:
     write_json(stem.with_suffix(".json"), record)
 
 
-def load_result(folder: Path, seed: int) -> PlanResult | None:
-    """The finished episode of a seed, or None."""
-    import json
+def has_result(folder: Path, seed: int) -> bool:
+    """Whether the episode of a seed is finished."""
+    return (folder / f"{seed}.json").is_file()
 
+
+def load_result(folder: Path, seed: int) -> PlanResult | None:
+    """The finished episode of a seed, or None.
+
+    Raises:
+        ValueError: one of its files is missing or damaged.
+    """
     stem = folder / str(seed)
-    if not stem.with_suffix(".json").is_file():
+    if not has_result(folder, seed):
         return None
-    record = json.loads(stem.with_suffix(".json").read_text())
-    arrays = np.load(stem.with_suffix(".npz"), allow_pickle=False)
+    try:
+        record = json.loads(stem.with_suffix(".json").read_text())
+        with np.load(stem.with_suffix(".npz"), allow_pickle=False) as file:
+            arrays = dict(file)
+    except (OSError, ValueError, EOFError, BadZipFile, zlib.error) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{stem}.json and .npz hold no whole episode ({reason}); delete both, the same command makes them again"
+        ) from None
     layout = record["layout"]
     return PlanResult(
         Layout(
