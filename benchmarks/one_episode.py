@@ -92,12 +92,12 @@ def main(argv: list[str] | None = None) -> None:
     rows: dict[str, Any] = {}
     for name, figures in measure(args.rounds, args.memories, args.options):
         rows[name] = figures
-        print(f"{name}: {figures['wall_s']} s {figures['stages_s']}, peak {figures['peak_mb']} MB", flush=True)
+        print(
+            f"{name}: {figures['wall_s']} s {figures['stages_s']}, peak {figures['peak_mb']} MB", flush=True
+        )
     if args.json:
         command = f"python -m benchmarks.one_episode {' '.join(sys.argv[1:])}".strip()
-        write_json(
-            args.json, {"rows": rows, "hardware": processor(), "commit": commit(), "command": command}
-        )
+        write_json(args.json, {"rows": rows, "hardware": processor(), "commit": commit(), "command": command})
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ from planner.records import aggregate, details_of, summary_row
 from planner.run import run_batches
 from tasks import Score
 from tasks.commands import ROOT, CommandError, OptionError, RunDir, integer, main
-from tasks.files import kept_json, write_json
+from tasks.files import kept_json, read_json, write_json
 from tasks.provenance import command_line, commit
 from tasks.shipped import finetuned_folder, weights_folder
 from tasks.statistics import mean_interval, share_interval
@@ -133,7 +133,7 @@ def check_weights(name: str, cfg: DictConfig, run_dir: RunDir) -> None:
     finished = run_dir / "finished" / f"{name}.json"
     if name not in MODEL_ROWS or not finished.is_file():
         return
-    used = json.loads(finished.read_text())["parts"]
+    used = read_json(finished)["parts"]
     reader = weights_folder(cfg.inverse_dynamics, cfg.task.name, "inverse_dynamics")
     now = {
         "weights": fingerprint(Path(row_weights(MODEL_ROWS[name], cfg, cfg.task.name))),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zlib
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 
 from planner.loop import PlanResult
 from tasks import Episode, Layout, Score, Segment, Subgoal
-from tasks.files import atomic_path, write_json
+from tasks.files import atomic_path, read_json, write_json
 from tasks.statistics import mean_interval, share_interval
 
 ARRAYS = ("imagined", "located")
@@ -137,7 +136,7 @@ def load_result(folder: Path, seed: int) -> PlanResult | None:
     if not has_result(folder, seed):
         return None
     try:
-        record = json.loads(stem.with_suffix(".json").read_text())
+        record = read_json(stem.with_suffix(".json"))
         with np.load(stem.with_suffix(".npz"), allow_pickle=False) as file:
             arrays = dict(file)
     except (OSError, ValueError, EOFError, BadZipFile, zlib.error) as error:

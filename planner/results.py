@@ -223,6 +223,10 @@ def one_episode_section(result: dict[str, Any]) -> str:
 """
 
 
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
 def simulator_section(result: dict[str, Any]) -> str:
     """How quick the embedded simulator is."""
     names = {
@@ -231,7 +235,7 @@ def simulator_section(result: dict[str, Any]) -> str:
         "frames_per_second": "frames/s",
         "actions_per_second": "actions/s, with their frame",
     }
-    heads, cells = " | ".join(names.values()), " | ".join(f"{result[k]:,g}" for k in names)
+    heads, cells = " | ".join(names.values()), " | ".join(_rate(result[k]) for k in names)
     return f"""## How quick the tabletop is
 
 `{result["command"]}`; commit {result["commit"]}; {result["hardware"]}; MuJoCo {result["mujoco"]}, OpenGL

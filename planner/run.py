@@ -8,7 +8,6 @@ weights behind the same options it is another run.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from planner.parts import Parts, assemble, versions
 from planner.records import aggregate, has_result, load_result, save_result, summary_row
 from planner.report import EpisodeReport, Interval, Summary, write_report
 from tasks.commands import CommandError, RunDir, integer, main
-from tasks.files import write_json
+from tasks.files import read_json, write_json
 from tasks.process import Stages, peak_megabytes
 from tasks.task import held_out_seeds
 
@@ -202,7 +201,7 @@ def run(cfg: DictConfig) -> None:
     run_dir = RunDir.open("run", cfg, ignore=("device", "locator"), versions=versions(cfg))
     finished = run_dir / "result.json"
     if finished.is_file():
-        stored = json.loads(finished.read_text())
+        stored = read_json(finished)
         print("\n".join(f"{k:>16}  {v}" for k, v in stored["parts"].items()))
         print(f"finished already (fresh=true runs it again)\n{last_words(stored, run_dir)}")
         return

@@ -283,7 +283,11 @@ class RunDir:
 
     @classmethod
     def open(
-        cls, command: str, cfg: DictConfig, ignore: Sequence[str] = (), versions: Mapping[str, str] | None = None
+        cls,
+        command: str,
+        cfg: DictConfig,
+        ignore: Sequence[str] = (),
+        versions: Mapping[str, str] | None = None,
     ) -> RunDir:
         """Make or find the directory of a run.
 
