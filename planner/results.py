@@ -223,6 +223,29 @@ def one_episode_section(result: dict[str, Any]) -> str:
 """
 
 
+def guidance_section(result: dict[str, Any]) -> str:
+    """Distances under each combination of scales and of passes that see Θ."""
+    lines = [
+        "| guidance scales, and the passes that see Θ | executed distance, m | imagined distance, m | success "
+        "| lost in the imagined end | s an episode | n |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, m in result["rows"].items():
+        lines.append(
+            f"| {name} | {_interval(m['executed'])} | {_interval(m['imagined'])} "
+            f"| {_interval(m['success'], 'share', '.0%')} | {_interval(m['imagined_lost'], 'share', '.0%')} "
+            f"| {sum(m['seconds_per_episode'].values()):.1f} | {m['executed']['n']} |"
+        )
+    table, parts = "\n".join(lines), next(iter(result["rows"].values()))["parts"]
+    return f"""## Guidance, and who sees Θ
+
+`{result["command"]}`; commit {result["commit"]}; {result["hardware"]}; weights {parts["weights"]}, memory
+{parts["memory"]}. Paired held-out layouts; a scale of 1 is no guidance. ModelScope's scales are 2 and 5.
+
+{table}
+"""
+
+
 def _rate(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
@@ -278,6 +301,7 @@ def write_results(results: Path, page: Path) -> Path:
 
     texts = [section(r) for r in found("planning_*.json")]
     texts += [video_section(r) for r in found("video_*_table*.json")]
+    texts += [guidance_section(r) for r in found("guidance_*.json")]
     texts += [one_episode_section(r) for r in found("one_episode.json")]
     texts += [simulator_section(r) for r in found("sim_speed.json")]
     texts += [fast_learning_section(r) for r in found("fast_learning.json")]

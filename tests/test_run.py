@@ -13,7 +13,7 @@ import pytest
 import torch
 from tiny import make_model, make_text
 
-from benchmarks import one_episode
+from benchmarks import guidance, one_episode
 from envs.tabletop import TabletopEnv
 from inverse_dynamics.model import InverseDynamics, InverseDynamicsConfig
 from planner.decomposer.scripted import ScriptedDecomposer
@@ -219,3 +219,43 @@ def test_one_episode_is_measured_from_outside_and_inside(tmp_path):
     assert torch.cuda.is_available() == ("gpu_peak_mb" in figures["cost"])
     with pytest.raises(RuntimeError, match=r"world_model weights: .* is a file; give its folder"):
         one_episode.one_run("none", "Move it.", [f"weights={__file__}"])
+
+
+# --- guidance --------------------------------------------------------------------------------
+
+
+def test_the_page_shows_what_guidance_does(tmp_path):
+    mean = {"mean": 0.1, "low": 0.05, "high": 0.2, "n": 3}
+    share = {"share": 0.5, "low": 0.2, "high": 0.8, "n": 3}
+    row = {"executed": mean, "imagined": mean, "success": share, "imagined_lost": share}
+    row |= {
+        "seconds_per_episode": {"imagine": 1.5, "execute": 0.5},
+        "parts": {"weights": "w", "memory": "temp_lora"},
+    }
+    rows = {cell.name: row for cell in guidance.CELLS}
+    assert len(rows) == len(guidance.CELLS)
+    origin = {"command": "c", "commit": "d", "hardware": "e"}
+    write_json(tmp_path / "guidance_cube_return.json", {"rows": rows, **origin})
+    page = write_results(tmp_path, tmp_path / "page.md").read_text()
+    line = "| 0.100 [0.050, 0.200] | 0.100 [0.050, 0.200] | 50% [20%, 80%] | 50% [20%, 80%] | 2.0 | 3 |"
+    assert f"| past 1.5, text 1.5, Θ in text {line}" in page and f"Θ in uncond + past + text {line}" in page
+
+
+@pytest.mark.parametrize("cell", guidance.CELLS, ids=lambda cell: cell.name)
+def test_each_cell_of_the_guidance_table_composes(cell):
+    cfg = compose("run", cell.options)
+    assert tuple(cfg.guidance) == (cell.past, cell.text) and tuple(cfg.theta_in) == cell.theta_in
+
+
+@pytest.mark.slow
+def test_a_cell_of_the_guidance_table_is_measured(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small = ["memory.steps=1", "sampling_steps=1"]
+    guidance.main(["--episodes", "1", "--cells", "1", *small, "--json", str(tmp_path / "out.json")])
+    ((name, row),) = read_json(tmp_path / "out.json")["rows"].items()
+    assert name == guidance.CELLS[0].name and row["executed"]["n"] == 1
+    assert row["parts"]["memory"] == "temp_lora" and "guidance [1.0, 1.0]" in row["parts"]["model"]
+    (kept,) = (tmp_path / "runs/guidance").glob("*/episodes/*.json")
+    assert kept.stem == str(SEED)
+    with pytest.raises(SystemExit):
+        guidance.main(["--episodes", "0"])
