@@ -38,7 +38,7 @@ class Cell:
 
     @property
     def options(self) -> list[str]:
-        return [f"guidance=[{self.past},{self.text}]", f"theta_in=[{','.join(self.theta_in)}]"]
+        return [f"guidance=[{float(self.past)},{float(self.text)}]", f"theta_in=[{','.join(self.theta_in)}]"]
 
     @property
     def name(self) -> str:
