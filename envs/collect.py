@@ -9,7 +9,6 @@ files.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import threading
@@ -32,7 +31,7 @@ from envs.base import EpisodeLostError, TaskEnv
 from envs.expert import expert_actions
 from tasks import Episode, Layout, Segment, Task
 from tasks.commands import differences, factory, fail, integer, main, plain, version
-from tasks.dataset import COLLECTION, DatasetWriter, EpisodeDataset, load_episodes
+from tasks.dataset import COLLECTION, DatasetWriter, EpisodeDataset, collection, load_episodes
 
 Seed = int
 Recorded = tuple[Episode | None, str | None]
@@ -192,7 +191,7 @@ def is_finished(cfg: DictConfig, config: dict[str, Any], summary: Callable[[Epis
         return False
     if not (path / COLLECTION).is_file():
         fail(f"path={path} exists and was not made by this command; delete it or give another path")
-    differ = differences(json.loads((path / COLLECTION).read_text()), config)
+    differ = differences(collection(path), config)
     if differ:
         fail(f"path={path} holds another collection ({differ}); give another path")
     print(summary(load_episodes(path)))

@@ -325,6 +325,9 @@ class TabletopEnv(TaskEnv):
 
 # --- OpenGL ----------------------------------------------------------------------------------
 
+EGL_PLATFORM_DEVICE_EXT = 0x313F  # of the extension EGL_EXT_platform_device
+MOST_DEVICES = 16
+
 
 def no_opengl(cause: object) -> GraphicsError:
     """The error that names what to install."""
@@ -343,7 +346,9 @@ def load_mujoco():
 
         if late:
             importlib.reload(sys.modules[mujoco.Renderer.__module__].gl_context)
-    except (AttributeError, OSError, RuntimeError) as error:  # from its OpenGL loaders
+    except ModuleNotFoundError as error:
+        raise GraphicsError(f"{error}; pip install 'mujoco>=3.3'") from None
+    except (AttributeError, ImportError, OSError, RuntimeError) as error:  # from its OpenGL loaders
         raise no_opengl(error) from None
     return mujoco
 
@@ -351,12 +356,17 @@ def load_mujoco():
 def choose_gl() -> None:
     """Pick EGL, else OSMesa, else the display, unless ``MUJOCO_GL`` did; other systems have their own.
 
+    A ``PYOPENGL_PLATFORM`` that asks for one of the first two leaves MuJoCo no other, so it is taken.
+
     Raises:
         GraphicsError: there is none.
     """
     if "MUJOCO_GL" in os.environ or sys.platform != "linux":
         return
-    if egl_devices():
+    asked = os.environ.get("PYOPENGL_PLATFORM", "").lower()
+    if asked in ("egl", "osmesa"):
+        os.environ["MUJOCO_GL"] = asked
+    elif egl_devices():
         os.environ["MUJOCO_GL"] = "egl"
     elif find_library("OSMesa"):
         os.environ["MUJOCO_GL"] = "osmesa"
@@ -365,7 +375,7 @@ def choose_gl() -> None:
 
 
 def egl_devices() -> int:
-    """How many devices EGL offers: 0 without libEGL, or with a libEGL that has no driver behind it."""
+    """How many of EGL's devices can be drawn on: 0 without libEGL, or with no driver that starts."""
     library = find_library("EGL")
     if not library:
         return 0
@@ -373,10 +383,16 @@ def egl_devices() -> int:
         egl = ctypes.CDLL(library)
     except OSError:
         return 0
-    egl.eglGetProcAddress.restype = ctypes.c_void_p
-    query = egl.eglGetProcAddress(b"eglQueryDevicesEXT")
-    if not query:
+    pointer = ctypes.c_void_p
+    egl.eglGetProcAddress.restype = pointer
+    query, display = (egl.eglGetProcAddress(n) for n in (b"eglQueryDevicesEXT", b"eglGetPlatformDisplayEXT"))
+    if not query or not display:
         return 0
-    count = ctypes.c_int(0)
-    kind = ctypes.CFUNCTYPE(ctypes.c_uint, ctypes.c_int, ctypes.c_void_p, ctypes.POINTER(ctypes.c_int))
-    return count.value if kind(query)(0, None, ctypes.byref(count)) else 0
+    listed = ctypes.CFUNCTYPE(ctypes.c_uint, ctypes.c_int, pointer, pointer)(query)
+    shown = ctypes.CFUNCTYPE(pointer, ctypes.c_uint, pointer, pointer)(display)
+    found, count = (pointer * MOST_DEVICES)(), ctypes.c_int(0)
+    if not listed(MOST_DEVICES, found, ctypes.byref(count)):
+        return 0
+    egl.eglInitialize.argtypes = [pointer, pointer, pointer]
+    screens = [shown(EGL_PLATFORM_DEVICE_EXT, device, None) for device in found[: count.value]]
+    return sum(bool(screen and egl.eglInitialize(screen, None, None)) for screen in screens)

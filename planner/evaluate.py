@@ -13,6 +13,7 @@ import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -34,12 +35,13 @@ from planner.parts import Parts, assemble
 from planner.records import aggregate, details_of, load_result, summary_row
 from planner.run import run_batches
 from tasks import Score
-from tasks.commands import ROOT, OptionError, RunDir, integer, main
-from tasks.files import kept_json, write_json
+from tasks.commands import ROOT, CommandError, OptionError, RunDir, integer, main
+from tasks.files import kept_json, read_json, write_json
 from tasks.provenance import command_line, commit
-from tasks.shipped import finetuned_folder
+from tasks.shipped import finetuned_folder, weights_folder
 from tasks.statistics import mean_interval, share_interval
 from tasks.task import held_out_seeds
+from world_model.model import fingerprint
 from world_model.video_metrics.features import I3D
 
 BASELINES = ("do_nothing", "constant_guess", "random_walk", "true_frames")
@@ -130,6 +132,25 @@ def model_row(name: str, cfg: DictConfig, seeds: Sequence[int], run_dir: RunDir)
     return {**aggregate(rows), "condition_on": row.condition_on, "parts": parts.header, "episodes": rows}
 
 
+def check_weights(name: str, cfg: DictConfig, run_dir: RunDir) -> None:
+    """CommandError if a finished row ran on other weights than those it would run on now."""
+    finished = run_dir / "finished" / f"{name}.json"
+    if name not in MODEL_ROWS or not finished.is_file():
+        return
+    used = read_json(finished)["parts"]
+    reader = weights_folder(cfg.inverse_dynamics, cfg.task.name, "inverse_dynamics")
+    now = {
+        "weights": fingerprint(Path(row_weights(MODEL_ROWS[name], cfg, cfg.task.name))),
+        "inverse dynamics": fingerprint(reader),
+    }
+    for part, version in now.items():
+        if not used[part].endswith(f"({version})"):
+            raise CommandError(
+                f"{finished} ran with the {part} {used[part]}, now they are {version}; delete it and "
+                f"{run_dir / 'rows' / name}, or give another run_dir"
+            )
+
+
 def table_row(
     name: str, cfg: DictConfig, parts: Parts, seeds: Sequence[int], run_dir: RunDir
 ) -> dict[str, Any]:
@@ -163,7 +184,7 @@ def frechet_of_rows(
 def instruments(parts: Parts, seeds: Sequence[int], chunks: int) -> dict[str, Any]:
     """The instruments' own errors on expert episodes of held-out layouts, true and autoencoded frames."""
     episodes, plans = [], []
-    for seed in tqdm(seeds[:20], desc="instruments", unit="episode"):
+    for seed in tqdm(seeds[:50], desc="instruments", unit="episode"):
         layout = parts.task.layout(seed)
         episodes.append(expert_episode(parts.envs[0], layout))
         plans.append(layout.plan)
@@ -220,8 +241,10 @@ def run(cfg: DictConfig) -> None:
         if name in BASELINES and not has_row(parts.task, name):
             print(f"row {name} left out: task={parts.task.name} has none")
             continue
+        check_weights(name, cfg, run_dir)
         kept_json(run_dir / "finished" / f"{name}.json", partial(table_row, name, cfg, parts, seeds, run_dir))
-    measured = kept_json(run_dir / "instruments.json", lambda: instruments(parts, seeds, cfg.chunks))
+    kept = run_dir / f"instruments-{cfg.chunks}.json"
+    measured = kept_json(kept, lambda: instruments(parts, seeds, cfg.chunks))
     found = {n: run_dir / "finished" / f"{n}.json" for n in (*BASELINES, *MODEL_ROWS)}
     table = {n: json.loads(p.read_text()) for n, p in found.items() if p.is_file()}
     done = [n for n in table if (run_dir / "rows" / n).is_dir()]

@@ -106,9 +106,10 @@ class CubeLocator:
         return Located(located, track, released)
 
     def errors(self, episode: Episode, frames: np.ndarray) -> np.ndarray:
-        """At the frames that end a chunk; cubes in the gripper are left out."""
+        """At the frames that end a chunk; cubes in the gripper are left out. As :meth:`follow` reads: a cube
+        that is partly hidden counts as not found."""
         ends = [0, *(s.stop for s in episode.segments)]
-        found = self.locate(frames[ends])
+        found = self.locate_in_full_view(frames[ends])
         true = np.stack([episode.position(n) for n in self.names], 1)[ends]
         standing = np.abs(true[..., 2] - self.cube_half) < 0.005
         return np.linalg.norm(found - true, axis=-1)[standing]
@@ -116,10 +117,10 @@ class CubeLocator:
     def chunk_error(
         self, episode: Episode, segment: Segment, subgoal: Subgoal, frames: np.ndarray
     ) -> float | None:
-        """Of a cube that was just put down."""
+        """Of a cube that was just put down; NaN where it is not found or partly hidden."""
         if subgoal.kind == "pick":
             return None
-        found = self.locate(frames[-1:])[0, self.names.index(subgoal.object)]
+        found = self.locate_in_full_view(frames[-1:])[0, self.names.index(subgoal.object)]
         return float(np.linalg.norm(found - episode.position(subgoal.object)[segment.stop]))
 
     def pixel(self, episode: Episode) -> float | None:

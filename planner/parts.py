@@ -32,6 +32,21 @@ class Parts:
     header: dict[str, str]
 
 
+def model_folders(cfg: DictConfig) -> tuple[Path, Path]:
+    """Where the world model and the inverse dynamics model of a configuration lie: given or shipped."""
+    memory = hydra.utils.instantiate(cfg.memory)
+    return (
+        weights_folder(cfg.weights, cfg.task.name, "world_model", memory.name),
+        weights_folder(cfg.inverse_dynamics, cfg.task.name, "inverse_dynamics"),
+    )
+
+
+def versions(cfg: DictConfig) -> dict[str, str]:
+    """Which weights stand behind the options: the digests of both models' files."""
+    world_model, reader = model_folders(cfg)
+    return {"world_model": fingerprint(world_model), "inverse_dynamics": fingerprint(reader)}
+
+
 def assemble(cfg: DictConfig, count: int) -> Parts:
     """Open every part of ``cfg``; ``count`` environments."""
     if cfg.get("locator") is None:
@@ -43,8 +58,7 @@ def assemble(cfg: DictConfig, count: int) -> Parts:
     make_env = factory(cfg, "env")
     memory = hydra.utils.instantiate(cfg.memory)
     device = pick_device(cfg.device)
-    model_folder = weights_folder(cfg.weights, task.name, "world_model", memory.name)
-    reader_folder = weights_folder(cfg.inverse_dynamics, task.name, "inverse_dynamics")
+    model_folder, reader_folder = model_folders(cfg)
     world_model = WorldModel.from_pretrained(
         model_folder,
         memory,
@@ -60,6 +74,7 @@ def assemble(cfg: DictConfig, count: int) -> Parts:
         )
     reader = InverseDynamics.from_pretrained(reader_folder).to(device).eval()
     envs = [make_env(task=task) for _ in range(count)]
+    check_reader(reader, reader_folder, envs[0])
     used = world_model.settings
     header = {
         "task": f"{task.name} ({task.unit})",
@@ -73,6 +88,22 @@ def assemble(cfg: DictConfig, count: int) -> Parts:
     }
     locator = hydra.utils.instantiate(cfg.locator)(task=task, env=envs[0], reader=reader)
     return Parts(task, envs, hydra.utils.instantiate(cfg.decomposer), world_model, reader, locator, header)
+
+
+def check_reader(reader: InverseDynamics, folder: Path, env: TaskEnv) -> None:
+    """CommandError unless the model reads this env's frames and gives its actions."""
+    shape = tuple(env.observation_space.shape or ())
+    if reader.config.image_size != shape[:2]:
+        sides = "×".join(map(str, reader.config.image_size)), "×".join(map(str, shape[:2]))
+        raise CommandError(
+            f"{folder} reads frames of {sides[0]} px, env={env.name} gives {sides[1]}; set env.image_size or "
+            "train another with inverse_dynamics.train"
+        )
+    if reader.spec.names != env.action_spec.names:
+        raise CommandError(
+            f"{folder} reads the actions {', '.join(reader.spec.names)}; task={env.task.name} has "
+            f"{', '.join(env.action_spec.names)}; give the weights of this task"
+        )
 
 
 def _shown(folder: Path) -> Path:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
 from planner.loop import PlanResult
 from tasks import Episode, Layout, Score, Segment, Subgoal
-from tasks.files import atomic_path, write_json
+from tasks.files import atomic_path, read_json, write_json
 from tasks.statistics import mean_interval, share_interval
 
 ARRAYS = ("imagined", "located")
@@ -119,15 +121,29 @@ def save_result(folder: Path, result: PlanResult) -> None:
     write_json(stem.with_suffix(".json"), record)
 
 
-def load_result(folder: Path, seed: int) -> PlanResult | None:
-    """The finished episode of a seed, or None."""
-    import json
+def has_result(folder: Path, seed: int) -> bool:
+    """Whether the episode of a seed is finished."""
+    return (folder / f"{seed}.json").is_file()
 
+
+def load_result(folder: Path, seed: int) -> PlanResult | None:
+    """The finished episode of a seed, or None.
+
+    Raises:
+        ValueError: one of its files is missing or damaged.
+    """
     stem = folder / str(seed)
-    if not stem.with_suffix(".json").is_file():
+    if not has_result(folder, seed):
         return None
-    record = json.loads(stem.with_suffix(".json").read_text())
-    arrays = np.load(stem.with_suffix(".npz"), allow_pickle=False)
+    try:
+        record = read_json(stem.with_suffix(".json"))
+        with np.load(stem.with_suffix(".npz"), allow_pickle=False) as file:
+            arrays = dict(file)
+    except (OSError, ValueError, EOFError, BadZipFile, zlib.error) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{stem}.json and .npz hold no whole episode ({reason}); delete both, the same command makes them again"
+        ) from None
     layout = record["layout"]
     return PlanResult(
         Layout(

@@ -140,7 +140,8 @@ def write_report(
                 places or {}, task.tolerance,
             )  # fmt: skip
         shown.append((e, stem))
-    asked = episodes[0].instruction if len(episodes) == 1 else task.instruction
+    given = {e.instruction for e in episodes}
+    asked = episodes[0].instruction if len(given) == 1 else f"Instructions such as: {task.instruction}"
     body = [
         f"<header><p class=kicker>{escape(task.name)}</p><h1>{_headline(summary, task)}</h1>"
         f"<p class=ask>{escape(asked)}</p></header>",

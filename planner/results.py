@@ -224,6 +224,81 @@ Medians over {next(iter(result["one_chunk"].values()))["rounds"]} rounds, with a
 """
 
 
+def one_episode_section(result: dict[str, Any]) -> str:
+    """Wall-clock of one episode from the start of its process, and its memory."""
+    rows = result["rows"]
+    stages = list(dict.fromkeys(s for m in rows.values() for s in m["stages_s"]))
+    parts = list(dict.fromkeys(p for m in rows.values() for p in m["episode_s"]))
+    heads = [*stages, *(f"of it {p.replace('_', ' ')}" for p in parts)]
+    lines = [
+        f"| one episode | wall-clock, s | slowest, s | {' | '.join(heads)} | peak memory, MB | processes |",
+        "|---|" + "---|" * (len(heads) + 4),
+    ]
+    for name, m in rows.items():
+        cells = [f"{m['stages_s'].get(s, 0.0):.1f}" for s in stages]
+        cells += [f"{m['episode_s'].get(p, 0.0):.1f}" for p in parts]
+        lines.append(
+            f"| {name} | {m['wall_s']:.1f} | {m['slowest_wall_s']:.1f} | {' | '.join(cells)} "
+            f"| {m['peak_mb']:.0f} | {m['rounds']} |"
+        )
+    table = "\n".join(lines)
+    return f"""## What one episode costs
+
+`{result["command"]}`; commit {result["commit"]}; {result["hardware"]}. Medians, each from a process of its own:
+`python -m planner.run episodes=1`, report and clips included. Stages: *start* is the interpreter and all imports,
+*load* the weights and the simulator, *episodes* the loop, whose parts follow.
+
+{table}
+"""
+
+
+def guidance_section(result: dict[str, Any]) -> str:
+    """Distances under each combination of scales and of passes that see Θ."""
+    lines = [
+        "| guidance scales, and the passes that see Θ | executed distance, m | imagined distance, m | success "
+        "| lost in the imagined end | s an episode | n |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, m in result["rows"].items():
+        lines.append(
+            f"| {name} | {_interval(m['executed'])} | {_interval(m['imagined'])} "
+            f"| {_interval(m['success'], 'share', '.0%')} | {_interval(m['imagined_lost'], 'share', '.0%')} "
+            f"| {sum(m['seconds_per_episode'].values()):.1f} | {m['executed']['n']} |"
+        )
+    table, parts = "\n".join(lines), next(iter(result["rows"].values()))["parts"]
+    return f"""## Guidance, and who sees Θ
+
+`{result["command"]}`; commit {result["commit"]}; {result["hardware"]}; weights {parts["weights"]}, memory
+{parts["memory"]}. Paired held-out layouts; a scale of 1 is no guidance. ModelScope's scales are 2 and 5.
+
+{table}
+"""
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def simulator_section(result: dict[str, Any]) -> str:
+    """How quick the embedded simulator is."""
+    names = {
+        "physics_steps_per_second_idle": "physics steps/s, arm still",
+        "physics_steps_per_second_moving": "physics steps/s, expert at work",
+        "frames_per_second": "frames/s",
+        "actions_per_second": "actions/s, with their frame",
+    }
+    heads, cells = " | ".join(names.values()), " | ".join(_rate(result[k]) for k in names)
+    return f"""## How quick the tabletop is
+
+`{result["command"]}`; commit {result["commit"]}; {result["hardware"]}; MuJoCo {result["mujoco"]}, OpenGL
+{result["opengl"]}, frames of {result["image_size"]} px, {result["timestep"]} s a physics step.
+
+| {heads} |
+|{"---|" * len(names)}
+| {cells} |
+"""
+
+
 def where_section(results: list[dict[str, Any]]) -> str:
     """What a linear map reads off Θ."""
     lines = [
@@ -255,6 +330,9 @@ def write_results(results: Path, page: Path) -> Path:
 
     texts = [section(r) for r in found("planning_*.json")]
     texts += [video_section(r) for r in found("video_*_table*.json")]
+    texts += [guidance_section(r) for r in found("guidance_*.json")]
+    texts += [one_episode_section(r) for r in found("one_episode.json")]
+    texts += [simulator_section(r) for r in found("sim_speed.json")]
     texts += [fast_learning_section(r) for r in found("fast_learning.json")]
     if where := found("where_*.json"):
         texts.append(where_section(where))

@@ -2,12 +2,12 @@
 
     python -m planner.run task=cube_return episodes=20 seed=0 memory=temp_lora
 
-The same command resumes after the last finished batch; a finished run prints its result again.
+The same command resumes after the last finished batch; a finished run prints its result again. With other
+weights behind the same options it is another run.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,12 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from planner.loop import PlanResult, run_episodes
-from planner.parts import Parts, assemble
-from planner.records import aggregate, load_result, save_result, summary_row
+from planner.parts import Parts, assemble, versions
+from planner.records import aggregate, has_result, load_result, save_result, summary_row
 from planner.report import EpisodeReport, Interval, Summary, write_report
 from tasks.commands import CommandError, RunDir, integer, main
-from tasks.files import write_json
+from tasks.files import read_json, write_json
+from tasks.process import Stages, peak_megabytes
 from tasks.task import held_out_seeds
 
 
@@ -35,7 +36,7 @@ def run_batches(
 ) -> list[PlanResult]:
     """Run what is not finished yet, in batches; every finished batch is on disk. Memories are loaded and
     saved as :func:`planner.loop.run_episodes` does."""
-    todo = [s for s in seeds if load_result(folder, s) is None]
+    todo = [s for s in seeds if not has_result(folder, s)]
     with tqdm(total=len(seeds), initial=len(seeds) - len(todo), unit="episode") as bar:
         for at in range(0, len(todo), cfg.batch_size):
             batch = todo[at : at + cfg.batch_size]
@@ -90,6 +91,27 @@ def closing_lines(total: dict[str, Any], unit: str) -> list[str]:
     return [*lines, "   ".join(said)] if said else lines
 
 
+def cost_line(cost: dict[str, Any]) -> str:
+    """Where the time of a run went, from the start of its process, and how much memory it took."""
+    stages = ", ".join(f"{name} {seconds:.0f}" for name, seconds in cost["seconds"].items())
+    gpu = f", {cost['gpu_peak_mb']:.0f} MB of the GPU's" if "gpu_peak_mb" in cost else ""
+    return (
+        f"took {sum(cost['seconds'].values()):.0f} s: {stages}; peak memory {cost['peak_mb']:.0f} MB{gpu}; "
+        f"episodes in this process: {cost['episodes']}"
+    )
+
+
+def cost_of(stages: Stages, parts: Parts, episodes: int) -> dict[str, Any]:
+    """Seconds per stage and peak memory of the process that ran the last ``episodes`` episodes."""
+    cost = {"seconds": dict(stages.seconds), "peak_mb": round(peak_megabytes(), 1), "episodes": episodes}
+    device = parts.world_model.device
+    if device.type == "cuda":
+        import torch
+
+        cost["gpu_peak_mb"] = round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
+    return cost
+
+
 def report_of(result: PlanResult) -> EpisodeReport:
     """One episode as the report shows it; imagined positions of the gripper are not read off."""
     e, plan = result.executed, result.plan
@@ -117,11 +139,17 @@ def report_of(result: PlanResult) -> EpisodeReport:
     )
 
 
-def publish(run_dir: RunDir, parts: Parts, cfg: DictConfig, results: list[PlanResult]) -> dict[str, Any]:
-    """Write ``result.json`` and the report; returns the figures."""
+def publish(
+    run_dir: RunDir, parts: Parts, cfg: DictConfig, results: list[PlanResult], stages: Stages, ran: int
+) -> dict[str, Any]:
+    """Write the report and then ``result.json``, which says that the run is finished; returns the latter.
+
+    Args:
+        stages: of this process until now; the report is its last.
+        ran: how many of the episodes this process ran; an interrupted one ran the others.
+    """
     rows = [summary_row(r) for r in results]
     total = aggregate(rows)
-    write_json(run_dir / "result.json", {"parts": parts.header, "summary": total, "episodes": rows})
 
     def interval(value: dict[str, float] | None) -> Interval:
         return (
@@ -140,7 +168,7 @@ def publish(run_dir: RunDir, parts: Parts, cfg: DictConfig, results: list[PlanRe
     reports = [report_of(r) for r in results]
     write_report(
         run_dir.path,
-        parts.header,
+        parts.header | {"cost": cost_line(cost_of(stages, parts, ran))},
         summary,
         reports,
         parts.envs[0].camera,
@@ -149,7 +177,17 @@ def publish(run_dir: RunDir, parts: Parts, cfg: DictConfig, results: list[PlanRe
         cfg.media,
         walls=parts.envs[0].walls,
     )
-    return total
+    stages.end("report")
+    written = {"parts": parts.header, "summary": total, "cost": cost_of(stages, parts, ran), "episodes": rows}
+    write_json(run_dir / "result.json", written)
+    return written
+
+
+def last_words(written: dict[str, Any], run_dir: RunDir) -> str:
+    """What the command says of a finished run, from its ``result.json``."""
+    unit = written["parts"]["task"].rpartition("(")[2].rstrip(")")
+    lines = [*closing_lines(written["summary"], unit), cost_line(written["cost"])]
+    return "\n".join([*lines, f"report: {run_dir / 'report.html'}"])
 
 
 def run(cfg: DictConfig) -> None:
@@ -157,17 +195,15 @@ def run(cfg: DictConfig) -> None:
     integer(cfg, "seed", 0), integer(cfg, "media", 0)
     if cfg.condition_on not in ("imagined", "observed"):
         raise CommandError(f"condition_on={cfg.condition_on}: expected imagined or observed")
-    run_dir = RunDir.open("run", cfg, ignore=("device", "locator"))  # the locator is the task's
+    stages = Stages()
+    stages.end("start")  # the interpreter and all imports
+    # the locator is the task's
+    run_dir = RunDir.open("run", cfg, ignore=("device", "locator"), versions=versions(cfg))
     finished = run_dir / "result.json"
     if finished.is_file():
-        stored = json.loads(finished.read_text())
+        stored = read_json(finished)
         print("\n".join(f"{k:>16}  {v}" for k, v in stored["parts"].items()))
-        lines = closing_lines(stored["summary"], stored["parts"]["task"].rpartition("(")[2].rstrip(")"))
-        print(
-            "\n".join(
-                ["finished already (fresh=true runs it again)", *lines, f"report: {run_dir / 'report.html'}"]
-            )
-        )
+        print(f"finished already (fresh=true runs it again)\n{last_words(stored, run_dir)}")
         return
     parts = assemble(cfg, min(count, episodes))
     if cfg.load_memory:
@@ -177,11 +213,14 @@ def run(cfg: DictConfig) -> None:
     seeds = held_out_seeds(parts.task.heldout_seeds, cfg.seed, episodes)
     start = Path(cfg.load_memory) if cfg.load_memory else None
     save = run_dir / "memory" if cfg.save_memory else None
+    stages.end("load")
+    ran = sum(not has_result(run_dir / "episodes", s) for s in seeds)
     results = run_batches(parts, cfg, seeds, run_dir / "episodes", start, save)
-    total = publish(run_dir, parts, cfg, results)
+    stages.end("episodes")
+    written = publish(run_dir, parts, cfg, results, stages, ran)
     for env in parts.envs:
         env.close()
-    print("\n".join([*closing_lines(total, parts.task.unit), f"report: {run_dir / 'report.html'}"]))
+    print(last_words(written, run_dir))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import os
 import re
 import sys
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -282,18 +282,27 @@ class RunDir:
         return str(self.path)
 
     @classmethod
-    def open(cls, command: str, cfg: DictConfig, ignore: Sequence[str] = ()) -> RunDir:
+    def open(
+        cls,
+        command: str,
+        cfg: DictConfig,
+        ignore: Sequence[str] = (),
+        versions: Mapping[str, str] | None = None,
+    ) -> RunDir:
         """Make or find the directory of a run.
 
         Args:
             command: its name under ``runs/``.
             cfg: resolved options; ``run_dir`` (path or null), ``fresh`` (bool) and ``task.name`` are read.
             ignore: further top-level options that don't change what the run computes.
+            versions: of files that the run reads, by what they are; with another one it is another run.
 
         Raises:
             CommandError: the directory belongs to another configuration, or is none of ours.
         """
         config = {k: v for k, v in plain(cfg).items() if k not in {"run_dir", "fresh", *ignore}}
+        if versions:
+            config["versions"] = dict(versions)
         digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]
         name = OmegaConf.select(cfg, "task.name") or "run"
         path = Path(cfg.get("run_dir") or Path("runs") / command / f"{name}-{digest}")

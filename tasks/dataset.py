@@ -376,6 +376,11 @@ def load_episodes(path: str | Path) -> EpisodeDataset:
     return EpisodeDataset(path)
 
 
+def collection(path: Path) -> dict[str, Any]:
+    """The identity of what was collected; DatasetError if it can't be read."""
+    return _read_json(path / COLLECTION)
+
+
 def _broken(file: Path, what: str) -> DatasetError:
     return DatasetError(f"{file}: {what}; the dataset is damaged: delete it and collect it again")
 

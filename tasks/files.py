@@ -44,6 +44,18 @@ def write_json(path: str | Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def read_json(path: str | Path) -> Any:
+    """What a json file that a command wrote holds.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        return json.loads(Path(path).read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it, the same command makes it again") from None
+
+
 def kept_json(path: str | Path, make: Callable[[], Any]) -> Any:
     """What a json file holds; where there is none yet, what ``make`` gives, written first.
 
@@ -52,4 +64,4 @@ def kept_json(path: str | Path, make: Callable[[], Any]) -> Any:
     path = Path(path)
     if not path.is_file():
         write_json(path, make())
-    return json.loads(path.read_text())
+    return read_json(path)

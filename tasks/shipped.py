@@ -26,7 +26,8 @@ def weights_folder(given: str | None, task: str, part: str, memory: str | None =
         (above / name for name in names if (above / name).is_dir()), above if given else above / part
     )
     if not folder.is_dir():
-        what = "is missing" if given else f"is not shipped for task={task}; train it, then give its folder"
+        lost = "is a file; give its folder" if folder.is_file() else "is missing"
+        what = lost if given else f"is not shipped for task={task}; train it, then give its folder"
         raise CommandError(f"{part} weights: {folder} {what}")
     return folder
 

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
 from planner.locate import IN_FULL_VIEW, LEAST_VISIBLE, CubeLocator, outline
+from tasks import Episode, Segment
 from tasks.camera import Camera
 
 NAMES = ("red cube", "blue cube")
@@ -144,6 +145,16 @@ def test_a_half_hidden_cube_counts_as_not_seen() -> None:
         assert score.displaced["red cube"] and score.success is shown
         outward = np.linalg.norm(moved[0] - layout.starts[0])  # where it was seen last
         assert score.distance == pytest.approx(0 if shown else outward, abs=0.01)
+    frames, places = np.stack([start] * 4 + [hidden]), np.repeat(info["positions"][None], 5, 0)
+    segments = (Segment(0, 4, layout.plan[1].text),)
+    e = Episode(frames, np.zeros((4, 8), np.float32), segments, places.astype(np.float32), env.names)
+    assert np.isnan(locator.errors(e, frames)).tolist() == [
+        False,
+        False,
+        True,
+        False,
+    ]  # what is scored is validated
+    assert np.isnan(locator.chunk_error(e, segments[0], layout.plan[1], frames[1:]))
 
 
 def test_outline_of_a_square() -> None:

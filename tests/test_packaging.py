@@ -63,6 +63,12 @@ def test_environment_yml_agrees_with_pyproject():
     assert listed == dict(map(split, PROJECT["dependencies"]))
 
 
+def test_environment_yml_points_at_the_simulators_own_files():
+    own = sorted(p.name for p in ROOT.glob("environment-*.yml"))
+    comments = [line for line in read(ROOT / "environment.yml").splitlines() if line.startswith("#")]
+    assert own and [name for name in own if f"#   conda env create -f {name}" not in comments] == []
+
+
 def test_every_third_party_import_is_declared():
     declared = dict(map(split, [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["play"]]))
     owners = packages_distributions()

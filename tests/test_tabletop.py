@@ -356,7 +356,7 @@ def test_mujoco_may_be_imported_before():
 
 @pytest.mark.skipif(not find_library("OSMesa"), reason="no OSMesa: apt-get install libosmesa6")
 def test_osmesa_draws_the_same_frame(env):
-    """The fallback of machines whose EGL has no device."""
+    """The fallback of machines whose EGL has no device; here its vendors are hidden."""
     code = (
         "import os, sys; from envs.tabletop import TabletopEnv\n"
         "env = TabletopEnv(); sys.stdout.buffer.write(env.reset(seed=3)[0].tobytes()); env.close()\n"
@@ -365,7 +365,7 @@ def test_osmesa_draws_the_same_frame(env):
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=REPO,
-        env=headless(MUJOCO_GL="osmesa"),
+        env=headless(__EGL_VENDOR_LIBRARY_FILENAMES=os.devnull),
         capture_output=True,
         timeout=120,
     )
@@ -375,14 +375,15 @@ def test_osmesa_draws_the_same_frame(env):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have OpenGL built in")
-def test_a_command_without_opengl_says_so_in_one_line(tmp_path):
+@pytest.mark.parametrize("variable", ["MUJOCO_GL", "PYOPENGL_PLATFORM"])
+def test_a_command_without_opengl_says_so_in_one_line(tmp_path, variable):
     command = [sys.executable, "-m", "envs.collect", "episodes=1", "workers=1", f"path={tmp_path / 'data'}"]
     done = subprocess.run(
-        command, cwd=REPO, env=headless(MUJOCO_GL="broken"), capture_output=True, text=True, timeout=120
+        command, cwd=REPO, env=headless(**{variable: "broken"}), capture_output=True, text=True, timeout=120
     )
     last = done.stderr.strip().splitlines()[-1]
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert last.startswith("error: no OpenGL") and "MUJOCO_GL=broken" in last and "libegl1" in last
+    assert last.startswith("error: no OpenGL") and variable in last and "libegl1" in last
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have OpenGL built in")
@@ -402,7 +403,28 @@ def test_egl_then_osmesa_then_the_display(monkeypatch):
     assert "MUJOCO_GL" not in os.environ
     os.environ["MUJOCO_GL"] = "osmesa"
     choose_gl()
-    assert os.environ["MUJOCO_GL"] == "osmesa"
+    assert os.environ.pop("MUJOCO_GL") == "osmesa"
+    os.environ["PYOPENGL_PLATFORM"] = "egl"  # MuJoCo would take no other then
+    choose_gl()
+    assert os.environ["MUJOCO_GL"] == "egl"
+
+
+@pytest.mark.skipif(not find_library("EGL_mesa"), reason="no Mesa: apt-get install libegl1")
+@pytest.mark.skipif(bool(find_library("EGL_nvidia")), reason="EGL has other drivers than Mesa's")
+def test_an_egl_whose_driver_does_not_start_has_no_devices():
+    code = "from envs.tabletop import egl_devices; print(egl_devices())"
+    counts = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=REPO,
+            env=headless(**extra),
+            capture_output=True,
+            text=True,
+            timeout=120,
+        ).stdout
+        for extra in ({}, {"LIBGL_DRIVERS_PATH": os.devnull})
+    ]
+    assert int(counts[0]) >= 1 and counts[1] == "0\n"
 
 
 def test_a_libegl_that_is_missing_or_no_library_has_no_devices(monkeypatch, tmp_path):

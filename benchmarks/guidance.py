@@ -1,0 +1,90 @@
+"""What guidance and the passes that see Θ do to the distance: the choice behind a tiny model's defaults.
+
+    python -m benchmarks.guidance --episodes 20 --json benchmarks/results/guidance_cube_return.json
+
+One cell a combination of scales (past, text) and of guidance passes that see Θ, on the same held-out
+layouts. A scale of 1 is no guidance: with both at 1 only the text pass runs, with one at 1 two of the
+three. Further options go to planner.run as they are. Finished episodes lie in ``runs/guidance/``: interrupted,
+the same command goes on after them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from planner.parts import assemble, versions
+from planner.records import aggregate, summary_row
+from planner.run import run_batches
+from tasks.commands import RunDir, compose
+from tasks.files import write_json
+from tasks.provenance import commit, processor
+from tasks.task import held_out_seeds
+
+ALL = ("uncond", "past", "text")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination: two scales, and the passes that see Θ."""
+
+    past: float
+    text: float
+    theta_in: tuple[str, ...] = ALL
+
+    @property
+    def options(self) -> list[str]:
+        return [f"guidance=[{float(self.past)},{float(self.text)}]", f"theta_in=[{','.join(self.theta_in)}]"]
+
+    @property
+    def name(self) -> str:
+        return f"past {self.past:g}, text {self.text:g}, Θ in {' + '.join(self.theta_in)}"
+
+
+CELLS = (
+    Cell(1, 1), Cell(1, 1.5), Cell(1.5, 1), Cell(2, 5),
+    Cell(1.5, 1.5), Cell(1.5, 1.5, ("past", "text")), Cell(1.5, 1.5, ("text",)),
+)  # fmt: skip
+
+
+def measure(cell: Cell, options: Sequence[str]) -> dict[str, Any]:
+    """Plan and execute the episodes under one cell; the figures of ``result.json``'s summary."""
+    cfg = compose("run", [*options, *cell.options])
+    run_dir = RunDir.open("guidance", cfg, versions=versions(cfg))
+    parts = assemble(cfg, min(cfg.batch_size, cfg.episodes))
+    seeds = held_out_seeds(parts.task.heldout_seeds, cfg.seed, cfg.episodes)
+    results = run_batches(parts, cfg, seeds, run_dir / "episodes")
+    for env in parts.envs:
+        env.close()
+    total = aggregate([summary_row(r) for r in results])
+    kept = ("executed", "imagined", "success", "imagined_lost", "seconds_per_episode")
+    return {k: total[k] for k in kept} | {"parts": parts.header}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure every cell, print, and write json if asked."""
+    parser = argparse.ArgumentParser(description="Guidance scales, and the passes that see Θ.")
+    parser.add_argument("options", nargs="*", help="of planner.run, such as sampling_steps=10")
+    parser.add_argument("--episodes", type=int, default=20, help="held-out layouts (default 20)")
+    parser.add_argument("--cells", type=int, default=len(CELLS), help="only the first cells (default all)")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    args = parser.parse_args(argv)
+    if args.episodes < 1 or not 1 <= args.cells <= len(CELLS):
+        parser.error(f"--episodes must be at least 1, --cells from 1 to {len(CELLS)}")
+    options = [f"episodes={args.episodes}", "batch_size=10", *args.options]
+    rows: dict[str, Any] = {}
+    for cell in CELLS[: args.cells]:
+        print(cell.name, flush=True)
+        rows[cell.name] = measure(cell, options)
+        print(rows[cell.name]["executed"], rows[cell.name]["imagined"], flush=True)
+    if args.json:
+        command = f"python -m benchmarks.guidance {' '.join(sys.argv[1:])}".strip()
+        write_json(args.json, {"rows": rows, "hardware": processor(), "commit": commit(), "command": command})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,261 @@
+"""What planner.run leaves on disk and says: which run a directory is, its order of writing, what it cost."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import make_model, make_text
+
+from benchmarks import guidance, one_episode
+from envs.tabletop import TabletopEnv
+from inverse_dynamics.model import InverseDynamics, InverseDynamicsConfig
+from planner.decomposer.scripted import ScriptedDecomposer
+from planner.evaluate import check_weights
+from planner.locate import CubeLocator
+from planner.loop import PlanResult, _result, begin, execute
+from planner.parts import Parts, check_reader, versions
+from planner.records import load_result, save_result
+from planner.results import write_results
+from planner.run import cost_line, last_words, publish
+from tasks.commands import ROOT, CommandError, RunDir, compose
+from tasks.cube_return import CubeReturn
+from tasks.files import read_json, write_json
+from tasks.process import Stages, peak_megabytes, seconds_alive
+
+TASK, SEED = CubeReturn(), 1_000_000
+
+
+@pytest.fixture(scope="module")
+def env():
+    env = TabletopEnv()
+    yield env
+    env.close()
+
+
+@pytest.fixture(scope="module")
+def reader():
+    return InverseDynamics(InverseDynamicsConfig(TASK.action_spec))
+
+
+@pytest.fixture(scope="module")
+def result(env) -> PlanResult:
+    """An episode in which the arm is sent where it can't go."""
+    running = begin(env, SEED, ScriptedDecomposer(), None)
+    away = [0.95, 0.0, 0.2, 1, 0, 0, 0, 1]
+    execute(running, np.tile(away, (TASK.chunk_frames * len(running.plan), 1)))
+    running.imagined = running.executed
+    made = _result(running, CubeLocator(env.camera, TASK.vocabulary.objects))
+    return replace(made, seconds={"imagine": 1.5})
+
+
+@pytest.fixture(scope="module")
+def parts(env, reader) -> Parts:
+    locator = CubeLocator(env.camera, TASK.vocabulary.objects)
+    header = {"task": "cube_return (m)", "env": env.name}
+    return Parts(TASK, [env], ScriptedDecomposer(), make_model(make_text()), reader, locator, header)
+
+
+def weights(folder: Path, content: bytes) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "model.safetensors").write_bytes(content)
+    return folder
+
+
+# --- which run it is -------------------------------------------------------------------------
+
+
+def test_other_weights_behind_the_same_options_are_another_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folders = [weights(tmp_path / name, b"first") for name in ("model", "reader")]
+    cfg = compose("run", [f"weights={folders[0]}", f"inverse_dynamics={folders[1]}"])
+    first = RunDir.open("run", cfg, versions=versions(cfg))
+    assert RunDir.open("run", cfg, versions=versions(cfg)).path == first.path
+    weights(folders[1], b"trained for longer")
+    assert RunDir.open("run", cfg, versions=versions(cfg)).path != first.path
+    cfg.run_dir = str(first.path)
+    with pytest.raises(CommandError, match=r"another configuration \(versions.inverse_dynamics: .* there"):
+        RunDir.open("run", cfg, versions=versions(cfg))
+
+
+def test_a_finished_row_of_other_weights_is_refused(tmp_path):
+    folder = weights(tmp_path / "model", b"first")
+    cfg = compose(
+        "evaluate", [f"weights={folder}", f"inverse_dynamics={folder}", f"run_dir={tmp_path}/table"]
+    )
+    run_dir, version = RunDir.open("evaluate", cfg), f"x ({versions_of(folder)})"
+    check_weights("no_memory", cfg, run_dir)
+    write_json(
+        run_dir / "finished/no_memory.json", {"parts": {"weights": version, "inverse dynamics": version}}
+    )
+    check_weights("no_memory", cfg, run_dir)
+    weights(folder, b"second")
+    with pytest.raises(CommandError, match=r"no_memory.json ran with the weights x .*; delete it and .*rows"):
+        check_weights("no_memory", cfg, run_dir)
+
+
+def versions_of(folder: Path) -> str:
+    cfg = compose("run", [f"weights={folder}", f"inverse_dynamics={folder}"])
+    return versions(cfg)["world_model"]
+
+
+def test_a_reader_of_other_frames_or_actions_is_refused(env, reader, tmp_path):
+    check_reader(reader, tmp_path, env)
+    with pytest.raises(CommandError, match=r"frames of 64×64 px, env=tabletop.* gives 32×32"):
+        check_reader(reader, tmp_path, TabletopEnv(image_size=32))
+    names = ("forward", *TASK.action_spec.names[1:])
+    other = InverseDynamics(InverseDynamicsConfig(replace(TASK.action_spec, names=names)))
+    with pytest.raises(CommandError, match=r"reads the actions forward, .*task=cube_return has x"):
+        check_reader(other, tmp_path, env)
+
+
+# --- what it writes --------------------------------------------------------------------------
+
+
+def test_the_result_is_written_last_and_says_what_it_cost(tmp_path, parts, result):
+    """A run killed while it makes the report is not finished: the same command makes it again."""
+    cfg = compose("run", ["media=1", f"run_dir={tmp_path / 'run'}"])
+    run_dir, stages = RunDir.open("run", cfg), Stages()
+    stages.end("start")
+    (run_dir / "media").write_text("in the way of the clips")
+    with pytest.raises(OSError):
+        publish(run_dir, parts, cfg, [result], stages, ran=1)
+    assert not (run_dir / "result.json").exists()
+    (run_dir / "media").unlink()
+    written = publish(run_dir, parts, cfg, [result], stages, ran=1)
+    assert read_json(run_dir / "result.json") == written
+    assert set(written["cost"]["seconds"]) == {"start", "report"} and written["cost"]["peak_mb"] > 100
+    page, said = (run_dir / "report.html").read_text(), last_words(written, run_dir)
+    assert "peak memory" in page and result.layout.instruction in page and "Instructions such as" not in page
+    assert cost_line(written["cost"]) in said and said.endswith("report.html")
+    assert "start " in said and "peak memory" in said and "distance  executed" in said
+
+
+@pytest.mark.parametrize("damaged", [".npz", ".json"])
+@pytest.mark.parametrize("how", ["cut", "lost"])
+def test_a_damaged_episode_is_named(tmp_path, result, damaged, how):
+    save_result(tmp_path, result)
+    file = tmp_path / f"{SEED}{damaged}"
+    if how == "lost":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    if (damaged, how) == (".json", "lost"):
+        assert load_result(tmp_path, SEED) is None  # the json says that the episode is whole
+        return
+    with pytest.raises(
+        ValueError, match=rf"{SEED}.json and .npz hold no whole episode .*delete both"
+    ) as error:
+        load_result(tmp_path, SEED)
+    assert "\n" not in str(error.value)
+
+
+# --- what it costs ---------------------------------------------------------------------------
+
+
+def test_a_process_counts_from_its_start():
+    code = (
+        "import time; time.sleep(0.5)\n"
+        "from tasks.process import Stages, seconds_alive\n"
+        "stages = Stages(); stages.end('start'); time.sleep(0.2); stages.end('next')\n"
+        "print(stages.seconds['start'], stages.seconds['next'], seconds_alive())"
+    )
+    begin = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    outside = time.monotonic() - begin
+    start, following, alive = map(float, done.stdout.split())
+    assert start >= 0.49 and following >= 0.19 and start + following <= alive + 0.02
+    assert alive <= outside + 0.05
+    assert seconds_alive() > outside
+
+
+def test_memory_that_was_held_counts_though_it_is_free_again():
+    code = (
+        "from tasks.process import peak_megabytes\n"
+        "before = peak_megabytes(); held = bytes(range(256)) * (100 * 2**12); del held\n"
+        "print(before, peak_megabytes())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    before, after = map(float, done.stdout.split())
+    assert 90 <= after - before < 200
+    assert before < 100 < peak_megabytes()  # this process, which has torch, is not counted
+
+
+def test_the_page_says_what_an_episode_costs_and_how_quick_the_simulator_is(tmp_path):
+    run = {
+        "wall": 41.5, "cost": {"seconds": {"start": 9.0, "episodes": 30.0}, "peak_mb": 900.0},
+        "episodes": [{"seconds": {"imagine": 25.0}}], "parts": {"memory": "none"},
+    }  # fmt: skip
+    slow = {**run, "wall": 50.0, "cost": {"seconds": {"start": 9.5, "episodes": 39.0}, "peak_mb": 950.0}}
+    rows = {"memory=none, 4 chunks": one_episode.summarize([run, run, slow])}
+    origin = {"command": "c", "commit": "d", "hardware": "e"}
+    write_json(tmp_path / "one_episode.json", {"rows": rows, **origin})
+    rates = {"physics_steps_per_second_idle": 31234, "physics_steps_per_second_moving": 9876}
+    rates |= {"frames_per_second": 456.7, "actions_per_second": 12.34, "mujoco": "4", "opengl": "egl"}
+    write_json(tmp_path / "sim_speed.json", {**rates, "image_size": 64, "timestep": 0.004, **origin})
+    page = write_results(tmp_path, tmp_path / "page.md").read_text()
+    assert "| memory=none, 4 chunks | 41.5 | 50.0 | 9.0 | 30.0 | 25.0 | 950 | 3 |" in page
+    assert "| 31,234 | 9,876 | 457 | 12.3 |" in page
+
+
+def test_one_episode_has_an_instruction_for_each_length():
+    asked = one_episode.instructions()
+    assert set(asked) == {4, 8} and all("'" not in text for text in asked.values())
+
+
+@pytest.mark.slow
+def test_one_episode_is_measured_from_outside_and_inside(tmp_path):
+    figures = one_episode.one_run("none", one_episode.instructions()[4], ["sampling_steps=1", "media=0"])
+    stages = figures["cost"]["seconds"]
+    assert list(stages) == ["start", "load", "episodes", "report"]
+    assert 0 < sum(stages.values()) <= figures["wall"] + 0.1
+    assert figures["episodes"][0]["seconds"]["imagine"] <= stages["episodes"]
+    assert torch.cuda.is_available() == ("gpu_peak_mb" in figures["cost"])
+    with pytest.raises(RuntimeError, match=r"world_model weights: .* is a file; give its folder"):
+        one_episode.one_run("none", "Move it.", [f"weights={__file__}"])
+
+
+# --- guidance --------------------------------------------------------------------------------
+
+
+def test_the_page_shows_what_guidance_does(tmp_path):
+    mean = {"mean": 0.1, "low": 0.05, "high": 0.2, "n": 3}
+    share = {"share": 0.5, "low": 0.2, "high": 0.8, "n": 3}
+    row = {"executed": mean, "imagined": mean, "success": share, "imagined_lost": share}
+    row |= {
+        "seconds_per_episode": {"imagine": 1.5, "execute": 0.5},
+        "parts": {"weights": "w", "memory": "temp_lora"},
+    }
+    rows = {cell.name: row for cell in guidance.CELLS}
+    assert len(rows) == len(guidance.CELLS)
+    origin = {"command": "c", "commit": "d", "hardware": "e"}
+    write_json(tmp_path / "guidance_cube_return.json", {"rows": rows, **origin})
+    page = write_results(tmp_path, tmp_path / "page.md").read_text()
+    line = "| 0.100 [0.050, 0.200] | 0.100 [0.050, 0.200] | 50% [20%, 80%] | 50% [20%, 80%] | 2.0 | 3 |"
+    assert f"| past 1.5, text 1.5, Θ in text {line}" in page and f"Θ in uncond + past + text {line}" in page
+
+
+@pytest.mark.parametrize("cell", guidance.CELLS, ids=lambda cell: cell.name)
+def test_each_cell_of_the_guidance_table_composes(cell):
+    cfg = compose("run", cell.options)
+    assert tuple(cfg.guidance) == (cell.past, cell.text) and tuple(cfg.theta_in) == cell.theta_in
+
+
+@pytest.mark.slow
+def test_a_cell_of_the_guidance_table_is_measured(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small = ["memory.steps=1", "sampling_steps=1"]
+    guidance.main(["--episodes", "1", "--cells", "1", *small, "--json", str(tmp_path / "out.json")])
+    ((name, row),) = read_json(tmp_path / "out.json")["rows"].items()
+    assert name == guidance.CELLS[0].name and row["executed"]["n"] == 1
+    assert row["parts"]["memory"] == "temp_lora" and "guidance [1.0, 1.0]" in row["parts"]["model"]
+    (kept,) = (tmp_path / "runs/guidance").glob("*/episodes/*.json")
+    assert kept.stem == str(SEED)
+    with pytest.raises(SystemExit):
+        guidance.main(["--episodes", "0"])
