@@ -335,6 +335,7 @@ class OpenAIDecomposer:
             raise PlanError("nothing is wrong with the instruction; each of its words can be carried out")
         if problem:
             raise _Problem(self.endpoint.redact(problem))
+        subgoals = task.completed(subgoals)
         task.check_plan(subgoals)
         required.check(subgoals)
         repaired = [f"{self.endpoint.model} repaired its answer: {fault}" for fault in faults]
