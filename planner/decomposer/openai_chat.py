@@ -276,6 +276,7 @@ class OpenAIDecomposer:
             raise ValueError("decomposer.model is empty; give the model's name on the server")
         self.endpoint = ChatEndpoint(base_url, str(model), timeout, retries, temperature, max_tokens)
         self.repairs, self.send_image, self.fallback = repairs, send_image, fallback
+        self.name = f"{model} at {self.endpoint.base_url}" + ", or else scripted" * fallback
         self.cache = AnswerCache(None if cache is None else Path(cache))
         self._asked = (self.endpoint.base_url, self.endpoint.model, temperature, max_tokens)
 
