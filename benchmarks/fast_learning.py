@@ -43,10 +43,10 @@ def one_chunk(model: WorldModel, memory: AnyMemory, past: torch.Tensor, caption:
     return run
 
 
-def compare_chunks(model: WorldModel, memory: TempLora, rounds: int) -> dict[str, Any]:
-    """Table 3: medians over ``rounds``, the two ways by turns, a warm-up first."""
-    shape = (1, model.past_frames, model.autoencoder.channels, *latent_side(model))
-    past = torch.randn(shape, generator=generator(0, 0)).to(model.device)
+def compare_chunks(model: WorldModel, memory: TempLora, rounds: int, side: int = 64) -> dict[str, Any]:
+    """Table 3 on frames of ``side`` px: medians over ``rounds``, the two ways by turns, a warm-up first."""
+    shape = (1, model.past_frames, model.autoencoder.channels, *latent_side(model, side))
+    past = torch.randn(shape, generator=generator(0, 0)).to(model.device, model.unet.dtype)
     ways = {
         "without": one_chunk(model, NoMemory(), past, "pick up the red cube"),
         "with": one_chunk(model, memory, past, "pick up the red cube"),
@@ -76,10 +76,9 @@ def compare_chunks(model: WorldModel, memory: TempLora, rounds: int) -> dict[str
     }
 
 
-def latent_side(model: WorldModel) -> tuple[int, int]:
-    """Height and width of the latents of a 64 × 64 frame."""
-    latents = model.autoencoder.encode(np.zeros((1, 64, 64, 3), np.uint8))
-    return latents.shape[-2], latents.shape[-1]
+def latent_side(model: WorldModel, side: int = 64) -> tuple[int, int]:
+    """Height and width of the latents of a ``side`` × ``side`` frame."""
+    return side // model.autoencoder.factor, side // model.autoencoder.factor
 
 
 def compare_batching(model: WorldModel, memory: TempLora, batch: int, rounds: int) -> dict[str, Any]:

@@ -3,9 +3,9 @@
     python -m envs.doctor
     python -m envs.doctor rlbench=~/envs/rlbench/bin/python minerl=~/envs/minerl/bin/python
 
-Each backend gets one line: ready, or what is missing; below a missing one stand the lines to run. RLBench
-and MineRL are looked for under the interpreters given (those of ``env.python=``), else under this one. The
-exit code is 0 whatever is found.
+Each backend gets one line: ready, or what is missing; below a missing one stand the lines to run. RLBench,
+MineRL and MineStudio are looked for under the interpreters given (those of ``env.python=``), else under this
+one. The exit code is 0 whatever is found.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,8 @@ from tasks.commands import ROOT, OptionError, one_line
 PYREP = "git+https://github.com/stepjam/PyRep.git@8f420be8064b1970aae18a9cfbc978dfb15747ef"
 RLBENCH = "git+https://github.com/stepjam/RLBench.git@02720bba4c73fe02eb75df946b8791b806028a9d"
 MINERL = "git+https://github.com/minerllabs/minerl.git@8268ee99329ab45793859050d95352d35274532b"
+MINESTUDIO = "minestudio==1.1.6"
+ENGINE = "engine/build/libs/mcprec-6.13.jar"
 COPPELIASIM = "https://downloads.coppeliarobotics.com/V4_1_0/CoppeliaSim_Edu_V4_1_0_Ubuntu20_04.tar.xz"
 LIBRARY = "libcoppeliaSim.so"
 XVFB = "sudo apt-get install xvfb"
@@ -46,7 +50,7 @@ class Finding:
 
     def text(self) -> str:
         state = f"missing  {'; '.join(self.problems)}" if self.problems else f"ready    {self.about}"
-        return "\n".join([f"{self.backend:<9} {state}", *(f"            {line}" for line in self.lines)])
+        return "\n".join([f"{self.backend:<10} {state}", *(f"            {line}" for line in self.lines)])
 
 
 # --- the embedded simulators -------------------------------------------------------------------
@@ -223,6 +227,38 @@ def minerl_problems(found: dict[str, Any], python: str) -> list[str]:
     return problems
 
 
+def minestudio(python: str) -> Finding:
+    """MineStudio and its downloaded engine, a JDK 8, a display."""
+    found = probe(python, ("minestudio.simulator",), {})
+    problems, lines = minestudio_problems(found, python), []
+    jdk = jdk_problem(python)
+    problems += [jdk] if jdk else []
+    if problems:
+        lines += [
+            "conda env create -f environment-minestudio.yml    # with JDK 8",
+            "conda run -n slowfast-minestudio python -m minestudio.simulator.entry -y    # downloads the engine",
+            "python -m envs.doctor minestudio=$(conda run -n slowfast-minestudio which python)",
+        ]
+    if display_problem():
+        problems.append(str(display_problem()))
+        lines.append(XVFB)
+    about = "" if isinstance(found, str) else f"MineStudio {found['versions']['minestudio']} under {python}"
+    return Finding("minestudio", about, tuple(problems), tuple(lines))
+
+
+def minestudio_problems(found: dict[str, Any] | str, python: str) -> list[str]:
+    if isinstance(found, str):
+        return [found]
+    problems = [f"{error} (importing minestudio under {python})" for error in found["errors"].values()]
+    version = found["versions"]["minestudio"]
+    if version and numbers(version)[:2] != (1, 1):
+        problems.append(f"MineStudio {version}: expected 1.1")
+    folder = os.environ.get("MINESTUDIO_DIR") or os.path.join(tempfile.gettempdir(), "MineStudio")
+    if version and not (Path(folder) / ENGINE).is_file():
+        problems.append(f"its engine is not in {folder} (MINESTUDIO_DIR names another folder)")
+    return problems
+
+
 def jdk_problem(python: str) -> str | None:
     """Why there is no JDK 8 for an interpreter: its own comes before PATH's."""
     javac = shutil.which("javac", path=java_variables(python).get("PATH"))
@@ -240,20 +276,27 @@ def numbers(version: str) -> tuple[int, ...]:
 
 # --- the command -------------------------------------------------------------------------------
 
+FOREIGN: dict[str, Callable[[str], Finding]] = {
+    "rlbench": rlbench,
+    "minerl": minerl,
+    "minestudio": minestudio,
+}
+
 
 def options(argv: Sequence[str]) -> dict[str, str]:
-    """``rlbench=PYTHON`` and ``minerl=PYTHON``; OptionError for anything else."""
-    pythons = {"rlbench": sys.executable, "minerl": sys.executable}
+    """``rlbench=PYTHON`` and the like; OptionError for anything else."""
+    pythons = dict.fromkeys(FOREIGN, sys.executable)
     for text in argv:
         key, equals, value = text.partition("=")
         if key not in pythons or not equals or not value:
-            raise OptionError(f"unknown option {text!r}; have: rlbench=PYTHON, minerl=PYTHON")
+            have = ", ".join(f"{name}=PYTHON" for name in FOREIGN)
+            raise OptionError(f"unknown option {text!r}; have: {have}")
         pythons[key] = value
     return pythons
 
 
 def findings(pythons: Mapping[str, str]) -> list[Callable[[], Finding]]:
-    return [tabletop, doom, lambda: rlbench(pythons["rlbench"]), lambda: minerl(pythons["minerl"])]
+    return [tabletop, doom, *(partial(check, pythons[name]) for name, check in FOREIGN.items())]
 
 
 def main(argv: Sequence[str]) -> int:

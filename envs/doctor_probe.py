@@ -31,6 +31,7 @@ def probe(modules: list[str]) -> dict:
         "opencv-python-headless",
         "rlbench",
         "minerl",
+        "minestudio",
         "pyrep",
     )
     found["versions"] = {name: version(name) for name in names}

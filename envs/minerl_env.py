@@ -67,6 +67,7 @@ class MineRLEnv(RemoteEnv):
         step_timeout: seconds for one step.
     """
 
+    backend, about = "minerl", "MineRL 1.0"
     task: PathRetrace
     metadata = {"render_modes": ["rgb_array"], "render_fps": 5}  # noqa: RUF012 (gymnasium's own type)
 
@@ -86,36 +87,54 @@ class MineRLEnv(RemoteEnv):
         step_timeout: float = 60.0,
         render_mode: str | None = "rgb_array",
     ):
+        if world is not None and not Path(world).is_file():
+            raise ValueError(f"env.world={world}: no such file; expected the zip of a saved world")
+        wanted = {
+            "biome": biome,
+            "world": os.path.abspath(world) if world else None,
+            "max_memory": max_memory,
+        }
+        timeouts = launch_timeout, step_timeout
+        self._open(
+            task, python, (image_size, render_size), ticks, time_limit, display, timeouts, render_mode, wanted
+        )
+
+    def _open(
+        self,
+        task: Task | None,
+        python: str | None,
+        sizes: tuple[int, int],
+        ticks: int,
+        time_limit: int,
+        display: str,
+        timeouts: tuple[float, float],
+        render_mode: str | None,
+        wanted: dict[str, Any],
+    ) -> None:
+        """Check what every Minecraft takes, then launch it; ``sizes`` are sent and drawn, px."""
         if not isinstance(task, PathRetrace | None):
-            raise ValueError(f"env=minerl has paths to walk; it can't host task={task.name}")
+            raise ValueError(f"env={self.backend} has paths to walk; it can't host task={task.name}")
         self.task = task or PathRetrace()
+        image_size, render_size = sizes
         if image_size < 1 or render_size % image_size:
             raise ValueError(
                 f"env.render_size={render_size}: expected a multiple of env.image_size={image_size}"
             )
         if ticks < 1 or time_limit < 1:
             raise ValueError(f"env.ticks={ticks}, env.time_limit={time_limit}: expected at least 1 each")
-        if world is not None and not Path(world).is_file():
-            raise ValueError(f"env.world={world}: no such file; expected the zip of a saved world")
-        self.name, self.names = f"minerl (MineRL 1.0, {biome})", (AGENT,)
+        self.name, self.names = f"{self.backend} ({self.about}, {wanted['biome']})", (AGENT,)
         self.ticks, self.time_limit = ticks, time_limit
-        self._wanted = {
-            "image_size": image_size,
-            "render_size": render_size,
-            "biome": biome,
-            "world": os.path.abspath(world) if world else None,
-            "max_memory": max_memory,
-        }
-        self._logs = tempfile.TemporaryDirectory(prefix="minerl-", ignore_cleanup_errors=True)
+        self._wanted = {"image_size": image_size, "render_size": render_size, **wanted}
+        self._logs = tempfile.TemporaryDirectory(prefix=f"{self.backend}-", ignore_cleanup_errors=True)
         worker = Worker(
-            "minerl",
-            Path(__file__).with_name("minerl_worker.py"),
+            self.backend,
+            Path(__file__).with_name(f"{self.backend}_worker.py"),
             python,
             environ={**java_variables(python), "MALMO_MINECRAFT_OUTPUT_LOGDIR": self._logs.name},
-            prefix=display_prefix(display, "minerl"),
+            prefix=display_prefix(display, self.backend),
             advice=ADVICE,
         )
-        super().__init__(worker, image_size, launch_timeout, step_timeout, render_mode)
+        RemoteEnv.__init__(self, worker, image_size, *timeouts, render_mode)
         self._launch()
 
     # --- gymnasium ---------------------------------------------------------------------------
@@ -192,7 +211,7 @@ class MineRLEnv(RemoteEnv):
             self.worker.call("launch", self._wanted, {}, self.launch_timeout)
         except CallError as error:
             self.worker.close()
-            raise WorkerError(f"env=minerl can't start: {error}; {ADVICE}") from None
+            raise WorkerError(f"env={self.backend} can't start: {error}; {ADVICE}") from None
 
     def _see(self, arrays: Arrays) -> None:
         """Minecraft's pose, turned and moved so that the episode began at the layout's start."""

@@ -2,13 +2,11 @@
 
 MineRL 1.0's Java half ignores flat worlds, time limits, time of day, weather, mob spawning and rewards, so
 none of them is asked for: the time limit and the score are the parent's. Importing this file fails with an
-ImportError that says what is missing. Lengths are blocks, angles Minecraft's degrees (yaw 0 looks to +z,
-90 to −x, and is not wrapped).
+ImportError that says what is missing.
 """
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import minerl  # noqa: F401  (its handlers need it imported)
@@ -17,16 +15,12 @@ from minerl.env.malmo import InstanceManager, MinecraftInstance
 from minerl.herobraine.env_specs.human_controls import HumanControlEnvSpec
 from minerl.herobraine.hero import handlers
 
+from envs.minecraft_worker import KEYS, LostError, MinecraftWorker, Seen
 from envs.wire import Arrays, Calls, Reply
 
 NAME = "SlowFastPathRetrace-v0"
-KEYS = ("forward", "back", "left", "right", "jump", "sneak", "sprint", "attack")  # never ESC nor inventory
 PLACE = ("xpos", "ypos", "zpos", "yaw", "pitch")
 ENDLESS = 1_000_000_000  # steps
-
-
-class LostError(RuntimeError):
-    """Minecraft is gone in the middle of an episode; what MineRL gives then is a random picture."""
 
 
 class PathRetraceSpec(HumanControlEnvSpec):
@@ -86,13 +80,8 @@ class PathRetraceSpec(HumanControlEnvSpec):
         return "Walk out, then back along the same path."
 
 
-class Simulator:
-    """One Minecraft."""
-
-    def __init__(self) -> None:
-        self.env: Any = None
-
-    # --- calls -------------------------------------------------------------------------------
+class Simulator(MinecraftWorker):
+    """One Minecraft of MineRL's."""
 
     def launch(self, data: dict[str, Any], arrays: Arrays) -> Reply:
         """Describe the simulator; Minecraft itself starts at the first reset.
@@ -114,61 +103,22 @@ class Simulator:
             raise RuntimeError(f"this MineRL knows no {', '.join(missing)}; expected MineRL 1.0")
         return {}, {}
 
-    def reset(self, data: dict[str, Any], arrays: Arrays) -> Reply:
-        """Begin an episode in the world of ``data["seed"]``, then stand still for ``data["settle"]`` ticks."""
-        self.env.seed(int(data["seed"]))  # it counts once: without it the next world is another
-        seen, ended = self.env.reset(), False
-        for _ in range(int(data["settle"])):
-            seen, ended = self._tick({})
-            if ended:
-                raise LostError("the agent died before the episode began")
-        return self._answer(seen, ended)
+    def begin(self, seed: int) -> Seen:
+        self.env.seed(seed)  # it counts once: without it the next world is another
+        return self._seen(self.env.reset(), False)
 
-    def step(self, data: dict[str, Any], arrays: Arrays) -> Reply:
-        """Hold the keys ``data["pressed"]`` for ``data["ticks"]`` ticks.
-
-        ``arrays["camera"]`` (2,), degrees down and to the right, turns in the first tick.
-        """
-        pressed = {key: 1 for key in data["pressed"] if key in KEYS}
-        turn = [float(v) for v in arrays["camera"]]
-        for tick in range(int(data["ticks"])):
-            seen, ended = self._tick({**pressed, "camera": turn if tick == 0 else [0.0, 0.0]})
-            if ended:
-                break
-        return self._answer(seen, ended)
-
-    def close(self, data: dict[str, Any], arrays: Arrays) -> Reply:
-        if self.env is not None:
-            self.env.close()
-            self.env = None
-        return {}, {}
-
-    # --- parts -------------------------------------------------------------------------------
-
-    def _tick(self, action: dict[str, Any]) -> tuple[dict[str, Any], bool]:
-        """One tick, 50 ms of the game; keys are ints, for Java reads nothing else."""
+    def tick(self, action: dict[str, Any]) -> Seen:
         full = self.env.action_space.no_op()
         full.update(action)
         seen, _, done, info = self.env.step(full)
         if "error" in info:
             raise LostError(f"MineRL lost its Minecraft: {info['error']}")
-        return seen, bool(done)
+        return self._seen(seen, done)
 
-    def _answer(self, seen: dict[str, Any], ended: bool) -> Reply:
+    def _seen(self, seen: dict[str, Any], ended: bool) -> Seen:
         picture = np.ascontiguousarray(seen["pov"])  # MineRL gives a view that runs backwards
-        side = picture.shape[0] // self.size
-        blocks = picture.reshape(self.size, side, self.size, side, 3).astype(np.uint32).sum((1, 3))
-        place = [float(seen["location_stats"][key]) for key in PLACE]
-        arrays = {
-            "frame": ((blocks + side * side // 2) // (side * side)).astype(np.uint8),
-            "place": np.array(place),
-        }
-        return {"ended": ended}, arrays
+        return picture, [float(seen["location_stats"][key]) for key in PLACE], bool(ended)
 
 
 def calls() -> Calls:
-    logs = os.environ.get("MALMO_MINECRAFT_OUTPUT_LOGDIR")
-    if logs:
-        os.chdir(logs)  # MineRL writes a folder ``logs`` wherever it stands
-    simulator = Simulator()
-    return {name: getattr(simulator, name) for name in ("launch", "reset", "step", "close")}
+    return Simulator().calls()

@@ -15,7 +15,7 @@ from planner.locator import Locator
 from tasks import Task
 from tasks.commands import ROOT, CommandError, factory
 from tasks.shipped import weights_folder
-from world_model.device import pick_device
+from world_model.device import pick_device, pick_dtype
 from world_model.model import WorldModel, fingerprint
 
 
@@ -56,6 +56,7 @@ def assemble(cfg: DictConfig, count: int) -> Parts:
         )
     task: Task = hydra.utils.instantiate(cfg.task)
     make_env = factory(cfg, "env")
+    decomposer: Decomposer = hydra.utils.instantiate(cfg.decomposer)
     memory = hydra.utils.instantiate(cfg.memory)
     device = pick_device(cfg.device)
     model_folder, reader_folder = model_folders(cfg)
@@ -63,6 +64,7 @@ def assemble(cfg: DictConfig, count: int) -> Parts:
         model_folder,
         memory,
         device,
+        pick_dtype(cfg.precision, device),
         sampling_steps=cfg.sampling_steps,
         guidance=None if cfg.guidance is None else tuple(cfg.guidance),
         theta_in=None if cfg.theta_in is None else tuple(cfg.theta_in),
@@ -83,11 +85,11 @@ def assemble(cfg: DictConfig, count: int) -> Parts:
         "weights": f"{_shown(model_folder)} ({world_model.version})",
         "memory": memory.name,
         "inverse dynamics": f"{_shown(reader_folder)} ({fingerprint(reader_folder)})",
-        "decomposer": str(cfg.decomposer["_target_"]).rpartition(".")[2],
-        "device": str(device),
+        "decomposer": decomposer.name,
+        "device": f"{device}, {cfg.precision}",
     }
     locator = hydra.utils.instantiate(cfg.locator)(task=task, env=envs[0], reader=reader)
-    return Parts(task, envs, hydra.utils.instantiate(cfg.decomposer), world_model, reader, locator, header)
+    return Parts(task, envs, decomposer, world_model, reader, locator, header)
 
 
 def check_reader(reader: InverseDynamics, folder: Path, env: TaskEnv) -> None:

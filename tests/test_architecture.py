@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "tasks": set(),
 }
 # Each of these is imported by one file at most, so that a machine without it loses only that file.
-HEAVY = {"rlbench", "pyrep", "minerl", "openai", "mujoco", "vizdoom"}
+HEAVY = {"rlbench", "pyrep", "minerl", "minestudio", "openai", "mujoco", "vizdoom"}
 NOT_IN_TASKS = HEAVY | {"torch", "diffusers", "peft", "transformers", "accelerate", "gymnasium"}
 DRAWERS = {"utils.py", "helpers.py", "common.py", "misc.py"}
 NOT_OURS = re.compile(r"\.git|\.venv|runs|data|outputs|build|dist|__pycache__|\..*_cache|.*\.egg-info")

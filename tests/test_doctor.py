@@ -22,6 +22,8 @@ from envs.doctor import (
     jdk_problem,
     minerl,
     minerl_problems,
+    minestudio,
+    minestudio_problems,
     options,
     probe,
     rlbench,
@@ -31,7 +33,7 @@ from envs.minerl_env import java_variables
 from tasks.commands import OptionError
 
 ROOT = Path(__file__).resolve().parents[1]
-YAMLS = {name: ROOT / f"environment-{name}.yml" for name in ("rlbench", "minerl")}
+YAMLS = {name: ROOT / f"environment-{name}.yml" for name in ("rlbench", "minerl", "minestudio")}
 
 
 @pytest.fixture
@@ -74,27 +76,27 @@ def test_the_command_ends_with_0_and_gives_each_backend_its_line():
     )
     assert done.returncode == 0 and done.stderr == ""
     heads = [line.split()[:2] for line in done.stdout.splitlines() if not line.startswith(" ")]
-    assert [head[0] for head in heads] == ["tabletop", "doom", "rlbench", "minerl"]
+    assert [head[0] for head in heads] == ["tabletop", "doom", "rlbench", "minerl", "minestudio"]
     assert all(head[1] in ("ready", "missing") for head in heads)
     if importlib.util.find_spec("rlbench") is None:
-        assert "rlbench   missing" in done.stdout and doctor.RLBENCH in done.stdout
+        assert "rlbench    missing" in done.stdout and doctor.RLBENCH in done.stdout
 
 
 def test_an_unknown_option_is_one_line():
     assert options(["minerl=/x/python"])["minerl"] == "/x/python"
     assert options([])["rlbench"] == sys.executable
     for wrong in ("doom=python", "rlbench", "rlbench="):
-        with pytest.raises(OptionError, match="have: rlbench=PYTHON, minerl=PYTHON"):
+        with pytest.raises(OptionError, match="have: rlbench=PYTHON, minerl=PYTHON, minestudio"):
             options([wrong])
     assert doctor.main(["--help"]) == 0
     assert doctor.main(["nonsense=1"]) == 2
 
 
 def test_a_finding_is_one_line_and_its_commands_stand_below():
-    assert Finding("doom", "ViZDoom 1.3").text() == "doom      ready    ViZDoom 1.3"
+    assert Finding("doom", "ViZDoom 1.3").text() == "doom       ready    ViZDoom 1.3"
     text = Finding("minerl", "", ("no JDK 8", "no display"), ("conda …", "apt …")).text()
     assert text.splitlines() == [
-        "minerl    missing  no JDK 8; no display",
+        "minerl     missing  no JDK 8; no display",
         " " * 12 + "conda …",
         " " * 12 + "apt …",
     ]
@@ -227,6 +229,27 @@ def test_a_missing_minerl_names_the_lines(clean, javac):
     assert any(doctor.MINERL in line for line in found.lines) and "environment-minerl.yml" in found.lines[0]
 
 
+def test_minestudio_s_engine_and_version(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINESTUDIO_DIR", str(tmp_path))
+    found = {"versions": {"minestudio": "1.1.6"}, "errors": {}, "files": {}, "attributes": {}}
+    [problem] = minestudio_problems(found, "python")
+    assert f"its engine is not in {tmp_path}" in problem
+    (tmp_path / doctor.ENGINE).parent.mkdir(parents=True)
+    (tmp_path / doctor.ENGINE).touch()
+    assert minestudio_problems(found, "python") == []
+    [problem] = minestudio_problems(found | {"versions": {"minestudio": "2.0.0"}}, "python")
+    assert problem == "MineStudio 2.0.0: expected 1.1"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("minestudio") is not None, reason="minestudio is installed here")
+def test_a_missing_minestudio_names_the_lines(clean, javac):
+    found = minestudio(javac("1.8.0_3"))
+    assert "No module named 'minestudio'" in found.problems[0] or "is no" in found.problems[0]
+    assert (
+        "environment-minestudio.yml" in found.lines[0] and "minestudio.simulator.entry -y" in found.lines[1]
+    )
+
+
 # --- what is printed is what is in the files ---------------------------------------------------
 
 
@@ -237,6 +260,11 @@ def test_the_environment_files_say_what_the_doctor_says():
         assert made["name"] == f"slowfast-{name}"
         assert "python=3.10" in made["dependencies"]
         assert all(re.search(r"@[0-9a-f]{40}$", pin) and f"'{pin}'" in text for pin in pins)
+    studio = yaml.safe_load(YAMLS["minestudio"].read_text("utf-8"))
+    assert studio["name"] == "slowfast-minestudio" and {"python=3.10", "openjdk=8"} <= set(
+        studio["dependencies"][:2]
+    )
+    assert studio["dependencies"][-1]["pip"] == [doctor.MINESTUDIO]
     lines = [*coppelia_problems(None)[1], *doctor.rlbench_install(None)]
     told = YAMLS["rlbench"].read_text("utf-8")
     assert [line for line in lines if line not in told and "envs.doctor" not in line] == []

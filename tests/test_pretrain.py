@@ -15,7 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
 from diffusers import UNet3DConditionModel
 from safetensors.torch import load_file
 from tiny import (
@@ -477,12 +479,18 @@ def launched(*arguments: str) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
+LAUNCHERS = {
+    "torchrun": ("torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+    "accelerate": ("accelerate.commands.launch", "--config_file", "docs/accelerate/two_cpus.yaml"),
+}
+
+
 @pytest.mark.slow
-def test_two_processes_train_what_one_does(finished, data, tmp_path):
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_two_processes_train_what_one_does(finished, data, tmp_path, launcher):
     """The autoencoder included: the main process trains it while the other waits."""
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     options = (f"data={data}", f"run_dir={tmp_path / 'two'}", *TINY, "diffusion.steps=4")
-    code, out, err = launched(*torchrun, "-m", "world_model.pretrain", *options)
+    code, out, err = launched("-m", *LAUNCHERS[launcher], "-m", "world_model.pretrain", *options)
     assert code == 0, err[-2000:]
     assert out.count("plan with it") == 1
     one, two = load_file(finished / LAST), load_file(tmp_path / "two" / LAST)
@@ -490,6 +498,23 @@ def test_two_processes_train_what_one_does(finished, data, tmp_path):
     assert_same_tensors(finished / "latents.safetensors", tmp_path / "two/latents.safetensors")
     for key in (k for k in one if k.startswith("network.")):
         torch.testing.assert_close(two[key], one[key], rtol=1e-3, atol=2e-4, msg=key)
+
+
+@pytest.mark.parametrize(
+    "file", sorted((ROOT / "docs/accelerate").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_accelerate_reads_its_files(file):
+    made = load_config_from_file(str(file))
+    assert made.distributed_type in (DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+    assert made.num_processes % made.num_machines == 0 and made.num_processes > 1
+
+
+def test_sharded_training_is_refused(tmp_path):
+    class Sharded:
+        distributed_type = DistributedType.FSDP
+
+    with pytest.raises(TrainingError, match=r"^FSDP shards the weights.*docs/accelerate/gpus\.yaml$"):
+        Learner(nn.Linear(2, 2), tmp_path, 1, 1e-3, 1, 0.9, Sharded())
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from tasks.files import write_json
 
 SETTINGS = "frames.json"
+PIXELS_AT_ONCE = 1 << 20  # of frames in one pass of the network: 256 frames of 64 x 64, 16 of 256 x 256
 
 
 class FrameAutoencoder(nn.Module):
@@ -69,18 +70,24 @@ class FrameAutoencoder(nn.Module):
         return F.pixel_shuffle(folded, self.unshuffle) if self.unshuffle > 1 else folded
 
     @torch.no_grad()
-    def encode(self, frames: np.ndarray | Tensor, batch_size: int = 256) -> Tensor:
-        """Latents ``(N, C, h, w)`` of uint8 frames: the posterior's mode, normalised."""
+    def encode(self, frames: np.ndarray | Tensor, batch_size: int | None = None) -> Tensor:
+        """Latents ``(N, C, h, w)`` of uint8 frames: the posterior's mode, normalised; ``batch_size`` frames
+        in one pass, or as many as have ``PIXELS_AT_ONCE``."""
+        frames = torch.as_tensor(np.ascontiguousarray(frames))
+        batch_size = batch_size or max(1, PIXELS_AT_ONCE // max(1, frames.shape[1:3].numel()))
         parts = [
             self.vae.encode(self.fold(self.to_pixels(part))).latent_dist.mode()
-            for part in torch.as_tensor(np.ascontiguousarray(frames)).split(batch_size)
+            for part in frames.split(batch_size)
         ]
         raw = torch.cat(parts)
         return ((raw - self.shift) * self.scale).to(raw.dtype)
 
     @torch.no_grad()
-    def decode(self, latents: Tensor, batch_size: int = 256) -> np.ndarray:
-        """Frames ``(N, H, W, 3)`` uint8 of normalised latents ``(N, C, h, w)``."""
+    def decode(self, latents: Tensor, batch_size: int | None = None) -> np.ndarray:
+        """Frames ``(N, H, W, 3)`` uint8 of normalised latents ``(N, C, h, w)``; ``batch_size`` as in
+        :meth:`encode`."""
+        pixels = latents.shape[2:].numel() * self.factor**2
+        batch_size = batch_size or max(1, PIXELS_AT_ONCE // pixels)
         frames = []
         for part in latents.to(self.vae.device, self.vae.dtype).split(batch_size):
             raw = (part / self.scale + self.shift).to(part.dtype)

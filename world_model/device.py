@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}  # and what accelerate calls them
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def pick_precision(name: str, device: torch.device) -> str:
@@ -14,6 +15,12 @@ def pick_precision(name: str, device: torch.device) -> str:
     if name == "fp16" and device.type == "cpu":
         raise ValueError("precision=fp16 needs a CUDA device; use bf16 or fp32 with device=cpu")
     return PRECISIONS[name]
+
+
+def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """What a world model's weights are held in where they are only used, not trained."""
+    pick_precision(precision, device)
+    return DTYPES[precision]
 
 
 def pick_device(name: str) -> torch.device:

@@ -28,7 +28,7 @@ from tasks.commands import ROOT, CommandError, OptionError, RunDir, integer, mai
 from tasks.files import write_text
 from tasks.shipped import weights_folder
 from world_model.action_lines import ActionError, Actions, FileActions, StreamActions
-from world_model.device import pick_device
+from world_model.device import pick_device, pick_dtype
 from world_model.growing_video import GrowingVideo, captioned
 from world_model.memory.adapter import write_safetensors
 from world_model.model import WorldModel
@@ -68,10 +68,12 @@ def open_model(cfg: DictConfig) -> tuple[WorldModel, str]:
     if memory.name == "oracle":
         raise OptionError("memory=oracle is told how a chunk should end; of a video nobody knows it")
     folder = weights_folder(cfg.weights, cfg.task.name, "world_model", memory.name)
+    device = pick_device(cfg.device)
     model = WorldModel.from_pretrained(
         folder,
         memory,
-        pick_device(cfg.device),
+        device,
+        pick_dtype(cfg.precision, device),
         sampling_steps=cfg.sampling_steps,
         guidance=None if scales is None else tuple(scales),
         theta_in=None if cfg.theta_in is None else tuple(cfg.theta_in),

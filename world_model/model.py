@@ -35,7 +35,7 @@ from world_model.memory.none import NoMemory
 from world_model.memory.oracle import Oracle
 from world_model.text import ClipTextEncoder, SentenceEncoder, TextEncoder
 from world_model.training import CheckpointError, generator, read_safetensors
-from world_model.unet import prepared, with_mask_channel
+from world_model.unet import checkpoint_layers, prepared, with_mask_channel
 
 SETTINGS, THETA0, WRITER = "world_model.json", "theta0.safetensors", "writer"
 MEMORY, MODULE = "memory.json", "memory.safetensors"
@@ -53,6 +53,8 @@ class Settings:
         sampling_steps: of DPM-Solver++.
         guidance: past and text scales (Appendix C.1: 2 and 5 for ModelScope).
         theta_in: guidance passes that see the memory's weights.
+        gradient_checkpointing: compute a layer's inside again for the backward pass, in slow and in fast
+            learning: less memory, more time.
     """
 
     name: str = "modelscope"
@@ -61,6 +63,7 @@ class Settings:
     sampling_steps: int = 20
     guidance: tuple[float, float] = (2.0, 5.0)
     theta_in: tuple[str, ...] = ("uncond", "past", "text")
+    gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
         for field in ("guidance", "theta_in"):
@@ -136,15 +139,26 @@ class WorldModel:
         version: str = "untrained",
         writer: UNet3DConditionModel | None = None,
     ):
-        self.autoencoder, self.text, self.settings, self.version = autoencoder, text, settings, version
-        self.unet = with_mask_channel(unet, autoencoder.channels)
+        self.autoencoder, self.text, self.version = autoencoder, text, version
+        self.unet, self.writer = with_mask_channel(unet, autoencoder.channels), writer
+        self.settings = settings
         width, takes = text.null.shape[-1], unet.config.cross_attention_dim
         if width != takes:
             raise ValueError(f"text tokens are {width} wide, the UNet's cross_attention_dim is {takes}")
         self.diffusion = Diffusion(self.unet, scheduler, text.null)
-        self.writer = writer
         self.writing = Diffusion(writer, scheduler, text.null) if writer else self.diffusion
         self.use_memory(memory or cast(AnyMemory, NoMemory()), theta0)
+
+    @property
+    def settings(self) -> Settings:
+        """How the model is used."""
+        return self._settings
+
+    @settings.setter
+    def settings(self, settings: Settings) -> None:
+        self._settings = settings
+        for unet in filter(None, (self.unet, self.writer)):
+            checkpoint_layers(unet, settings.gradient_checkpointing)
 
     def use_memory(self, memory: AnyMemory, theta0: LoraWeights | None = None) -> None:
         """Attach another memory; its Θ₀ is the given one, else drawn from seed 0. A memory's own module
@@ -171,6 +185,7 @@ class WorldModel:
         this was called before, whatever becomes of Φ."""
         if self.writer is None:
             self.writer = prepared(copied(self.unet, self.unet.dtype)).eval().requires_grad_(False)
+            checkpoint_layers(self.writer, self.settings.gradient_checkpointing)
             self.writing = Diffusion(self.writer, self.diffusion.scheduler, self.text.null)
             if self.memory.spec:
                 self.use_memory(self.memory, self.theta0)
@@ -410,7 +425,8 @@ class WorldModel:
             text = ClipTextEncoder.from_pretrained(folder)
         else:
             text = SentenceEncoder.from_pretrained(folder)
-        stored = json.loads((folder / SETTINGS).read_text()) if (folder / SETTINGS).is_file() else {}
+        published = {"gradient_checkpointing": True}  # at that size fast learning needs it
+        stored = json.loads((folder / SETTINGS).read_text()) if (folder / SETTINGS).is_file() else published
         return cls(
             FrameAutoencoder.from_pretrained(folder / "vae", dtype),
             text,
@@ -500,5 +516,7 @@ def fingerprint(folder: Path) -> str:
     digest = hashlib.sha256()
     found = [Path(root) / name for root, _, names in os.walk(folder, followlinks=True) for name in names]
     for path in sorted(p for p in found if p.suffix == ".safetensors"):
-        digest.update(path.read_bytes())
+        with path.open("rb") as file:
+            while part := file.read(1 << 24):  # the largest has gigabytes
+                digest.update(part)
     return digest.hexdigest()[:8]

@@ -132,6 +132,7 @@ def settings_of(cfg: DictConfig) -> Settings:
         cfg.model.sampling_steps,
         tuple(cfg.model.guidance),
         tuple(cfg.model.theta_in),
+        bool(cfg.model.gradient_checkpointing),
     )
 
 

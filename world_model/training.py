@@ -17,12 +17,15 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.tensorboard import SummaryWriter
 
 from tasks.files import atomic_path
+
+SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 
 
 class CheckpointError(ValueError):
@@ -86,6 +89,11 @@ class Learner:
         ema: float,
         accelerator: Accelerator | None = None,
     ):
+        if accelerator is not None and accelerator.distributed_type in SHARDED:
+            raise TrainingError(
+                f"{accelerator.distributed_type.value} shards the weights, of which an average and checkpoints are "
+                "kept whole here; launch it with DDP, such as docs/accelerate/gpus.yaml"
+            )
         self.network, self.folder, self.steps = network, Path(folder), steps
         self.accelerator = accelerator
         self.peak, self.warmup = learning_rate, warmup

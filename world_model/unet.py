@@ -1,12 +1,18 @@
-"""What diffusers' ``UNet3DConditionModel`` needs to be this project's: a mask channel, no dropout, and
-temporal convolutions that a CPU computes fast."""
+"""What diffusers' ``UNet3DConditionModel`` needs to be this project's: a mask channel, no dropout, temporal
+convolutions that a CPU computes fast, and gradient checkpointing that saves memory."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import cache, partial
+from typing import Any
 
 import torch
 from diffusers import UNet3DConditionModel
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from world_model.training import CheckpointError
 
@@ -34,6 +40,65 @@ def prepared(unet: UNet3DConditionModel) -> UNet3DConditionModel:
         if type(module) is nn.Conv3d and module.kernel_size == (3, 1, 1) and module.padding == (1, 0, 0):
             module.__class__ = TemporalConv
     return no_dropout(unet)
+
+
+def checkpoint_layers(unet: UNet3DConditionModel, on: bool = True) -> UNet3DConditionModel:
+    """Keep only the inputs of a UNet's layers for the backward pass, and compute the rest again; in place.
+
+    A layer is what a block runs one after the other: a resnet, a temporal convolution, a spatial or a temporal
+    transformer. The class's own ``enable_gradient_checkpointing`` reaches the spatial transformers alone and
+    hardly lowers the peak. Outputs, gradients and the state dict's keys stay the same.
+    """
+    layers: list[nn.Module] = [unet.transformer_in]
+    for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks):
+        for name in ("resnets", "temp_convs", "attentions", "temp_attentions"):
+            layers += getattr(block, name, [])
+    for layer in layers:
+        plain = getattr(type(layer), "plain", type(layer))
+        layer.__class__ = _recomputed(plain) if on else plain  # a class, not a closure: deepcopy keeps it
+    return unet
+
+
+@cache
+def _recomputed(plain: type[nn.Module]) -> type[nn.Module]:
+    """A layer's class with a forward pass that is computed again for the backward one."""
+
+    def forward(self: nn.Module, *args: Any, **options: Any) -> Any:
+        run = partial(plain.forward, self, **options)
+        if not torch.is_grad_enabled():
+            return run(*args)
+        around = partial(_around, tuple(_open))
+        return checkpoint(run, *args, use_reentrant=False, preserve_rng_state=False, context_fn=around)
+
+    return type(f"Recomputed{plain.__name__}", (plain,), {"forward": forward, "plain": plain})
+
+
+_open: list[Callable[[], AbstractContextManager]] = []
+
+
+@contextmanager
+def recomputed_in(context: Callable[[], AbstractContextManager]) -> Iterator[None]:
+    """While open, what a layer computes is computed again in ``context()``, wherever the backward pass is called."""
+    _open.append(context)
+    try:
+        yield
+    finally:
+        _open.pop()
+
+
+def _around(
+    contexts: tuple[Callable[[], AbstractContextManager], ...],
+) -> tuple[AbstractContextManager, AbstractContextManager]:
+    """What a layer's first and second computation run in."""
+    return nullcontext(), _all(contexts)
+
+
+@contextmanager
+def _all(contexts: tuple[Callable[[], AbstractContextManager], ...]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for context in contexts:
+            stack.enter_context(context())
+        yield
 
 
 def no_dropout(unet: UNet3DConditionModel) -> UNet3DConditionModel:

@@ -26,7 +26,13 @@ class Plan:
 
 
 class Decomposer(Protocol):
-    """Splits a task's instruction into subgoals (SlowFast-VGen, Section 3.4: ChatGPT there)."""
+    """Splits a task's instruction into subgoals (SlowFast-VGen, Section 3.4: ChatGPT there).
+
+    Attributes:
+        name: who plans, for people.
+    """
+
+    name: str
 
     def decompose(self, task: Task, instruction: str, frame: np.ndarray | None) -> Plan:
         """Plan one episode.

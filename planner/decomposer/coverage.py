@@ -7,14 +7,19 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from planner.decomposer.base import Plan
 from planner.decomposer.grammar import Words, tokenize
-from planner.decomposer.scripted import CHOICES, MAX_WORDS, NEGATIONS, ScriptedDecomposer, build_grammar
+from planner.decomposer.paths import PATHS
+from planner.decomposer.scripted import CHOICES, MAX_WORDS, NEGATIONS, ScriptedDecomposer, language_of
 from tasks import PlanError, Subgoal, Task
 
-READS = {"pick", "put", "return"}
 MANY = frozenset(
-    tokenize("both all each every everything them they their those these other others rest pair two")
+    tokenize("both all each every everything them they those their these other others rest pair two")
 )
 STANDS = frozenset(tokenize("is are was were stands standing sits sitting lies lying currently"))
+ROUND = frozenset(  # with these a turn to a side that is not named may be meant
+    tokenize("around round about opposite other reverse clockwise counterclockwise anticlockwise u")
+)
+SEEN_BEFORE = frozenset(tokenize("on your"))  # "on your left" is no turn,
+SEEN_AFTER = frozenset(tokenize("of away back there now"))  # nor is "right away"
 
 
 class Requirements:
@@ -29,26 +34,36 @@ class Requirements:
 
     def __init__(self, task: Task, instruction: str):
         self.plan: Plan | None = None
-        self.objects: set[str] = set()
-        self.places: set[str] = set()
-        self.others_may_move = True
-        if not set(task.vocabulary.kinds) >= READS:
+        self._named: _Things | _Sides | None = None
+        try:
+            language = language_of(task.vocabulary)
+        except PlanError:  # a task of which no grammar speaks
             return
-        grammar, words = build_grammar(task.vocabulary), tokenize(instruction)
+        grammar, words = language.grammar(task.vocabulary), tokenize(instruction)
         if len(words) <= MAX_WORDS and grammar.readings(words, "instruction")[0]:
             self.plan = ScriptedDecomposer().decompose(task, instruction)
         elif not (NEGATIONS | CHOICES) & set(words):
-            self.objects = {name for _, _, name in _found(words, grammar.lexicon["OBJECT"])}
-            self.places = set(_asked_places(words, grammar.lexicon))
-            plural = next(_found(words, grammar.lexicon["OBJECTS"]), None)
-            group = next(_found(words, grammar.lexicon["GROUP"]), None)
-            self.others_may_move = not self.objects or bool(plural or group or MANY & set(words))
+            self._named = (_Sides if language is PATHS else _Things)(words, grammar.lexicon)
 
     def check(self, plan: Sequence[Subgoal]) -> None:
         """PlanError if the plan leaves out something asked for, or does something that is not."""
         if self.plan is not None:
             _same(plan, self.plan.subgoals)
-            return
+        elif self._named is not None:
+            self._named.check(plan)
+
+
+class _Things:
+    """Objects and places that an instruction to move things names, though it can't be read in full."""
+
+    def __init__(self, words: Words, lexicon: Mapping[str, Mapping[Words, str]]):
+        self.objects = {name for _, _, name in _found(words, lexicon["OBJECT"])}
+        self.places = set(_asked_places(words, lexicon))
+        plural = next(_found(words, lexicon["OBJECTS"]), None)
+        group = next(_found(words, lexicon["GROUP"]), None)
+        self.others_may_move = not self.objects or bool(plural or group or MANY & set(words))
+
+    def check(self, plan: Sequence[Subgoal]) -> None:
         moved, targets = {s.object for s in plan}, {s.target for s in plan}
         if self.objects - moved:
             raise PlanError(
@@ -58,6 +73,29 @@ class Requirements:
             raise PlanError(f"the plan moves {_all(moved - self.objects)}, which the instruction never names")
         if self.places - targets:
             raise PlanError(f"the instruction asks for {_all(self.places - targets)}; nothing is put there")
+
+
+class _Sides:
+    """Sides to which an instruction to walk turns, though it can't be read in full."""
+
+    def __init__(self, words: Words, lexicon: Mapping[str, Mapping[Words, str]]):
+        known = {phrase[0]: side for phrase, side in lexicon["SIDE"].items() if len(phrase) == 1}
+        places = [i for i, word in enumerate(words) if word in known]
+        seen = [
+            i
+            for i in places
+            if SEEN_BEFORE & set(words[max(0, i - 2) : i]) or SEEN_AFTER & set(words[i + 1 : i + 2])
+        ]
+        self.known, self.said = set(known.values()), {known[words[i]] for i in places}
+        self.asked = {known[words[i]] for i in places if i not in seen}
+        self.others_may_come = not self.said or bool(ROUND & set(words))
+
+    def check(self, plan: Sequence[Subgoal]) -> None:
+        turned = {str(s.target) for s in plan} & self.known
+        if self.asked - turned:
+            raise PlanError(f"the instruction turns {_all(self.asked - turned)}, but the plan never does")
+        if turned - self.said and not self.others_may_come:
+            raise PlanError(f"the plan turns {_all(turned - self.said)}, which the instruction never says")
 
 
 def _same(plan: Sequence[Subgoal], wanted: Sequence[Subgoal]) -> None:

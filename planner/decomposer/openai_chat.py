@@ -276,6 +276,7 @@ class OpenAIDecomposer:
             raise ValueError("decomposer.model is empty; give the model's name on the server")
         self.endpoint = ChatEndpoint(base_url, str(model), timeout, retries, temperature, max_tokens)
         self.repairs, self.send_image, self.fallback = repairs, send_image, fallback
+        self.name = f"{model} at {self.endpoint.base_url}" + ", or else scripted" * fallback
         self.cache = AnswerCache(None if cache is None else Path(cache))
         self._asked = (self.endpoint.base_url, self.endpoint.model, temperature, max_tokens)
 
@@ -335,6 +336,7 @@ class OpenAIDecomposer:
             raise PlanError("nothing is wrong with the instruction; each of its words can be carried out")
         if problem:
             raise _Problem(self.endpoint.redact(problem))
+        subgoals = task.completed(subgoals)
         task.check_plan(subgoals)
         required.check(subgoals)
         repaired = [f"{self.endpoint.model} repaired its answer: {fault}" for fault in faults]

@@ -54,9 +54,17 @@ def _examples(task: Task) -> list[str]:
     for seed in task.train_seeds[:EXAMPLE_SEEDS]:
         layout = task.layout(seed)
         if len(layout.plan) not in shown:
-            text = fill("example", instruction=layout.instruction, answer=answer_text(layout.plan))
+            text = fill(
+                "example", instruction=layout.instruction, answer=answer_text(told(task, layout.plan))
+            )
             shown[len(layout.plan)] = text
     return list(shown.values())
+
+
+def told(task: Task, plan: Sequence[Subgoal]) -> tuple[Subgoal, ...]:
+    """The shortest beginning of a plan that the task completes to all of it: what need be said."""
+    shorter = (tuple(plan[:stop]) for stop in range(1, len(plan)))
+    return next((p for p in shorter if task.completed(p) == tuple(plan)), tuple(plan))
 
 
 def answer_text(plan: Sequence[Subgoal]) -> str:

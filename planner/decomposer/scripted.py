@@ -161,6 +161,8 @@ class ScriptedDecomposer:
     the order in which they moved, unless the instruction names another order.
     """
 
+    name = "scripted"
+
     def decompose(self, task: Task, instruction: str, frame: np.ndarray | None = None) -> Plan:
         """See :class:`planner.decomposer.Decomposer`; ``frame`` is not looked at."""
         words = tokenize(instruction)

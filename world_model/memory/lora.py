@@ -19,6 +19,8 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
+from world_model.unet import recomputed_in
+
 PRESETS: dict[str, str | tuple[str, ...]] = {
     "attention": ("to_q", "to_k", "to_v", "to_out.0"),
     "attention_blocks": r".*(transformer_in|attentions\.\d+)\.(.*\.)?"
@@ -210,8 +212,12 @@ class LoraInjector:
         """While open, the UNet is Φ + Θ; ``None`` leaves Φ. An inner context replaces an outer one.
 
         The batch of ``weights`` divides the batch of the UNet's input evenly: episode i serves the i-th
-        run of consecutive samples. With gradient checkpointing, call ``backward`` inside the context.
+        run of consecutive samples. Layers that gradient checkpointing computes again see the same Θ, also
+        when ``backward`` is called later.
         """
+        if weights is self._active:  # a layer that is computed again while the context is open
+            yield
+            return
         if weights is not None:
             self.check(weights)
         outer, self._active = self._active, weights
@@ -220,7 +226,8 @@ class LoraInjector:
             hooks = {name: self._hook(weights, name) for name in self.layers}
             handles = [self.layers[name].register_forward_hook(hook) for name, hook in hooks.items()]
         try:
-            yield
+            with recomputed_in(lambda: self.applied(weights)):
+                yield
         finally:
             self._active = outer
             for handle in handles:

@@ -1,0 +1,253 @@
+"""model=modelscope: the published size on the meta device, its layout on a small folder, and what keeps it small."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, UNet3DConditionModel
+from diffusers.models.attention_processor import AttnProcessor2_0
+from safetensors.torch import load_file, save_file
+from tiny import CAPTIONS, LATENT, WIDTH, frames, make_memory, make_unet, save_modelscope
+
+from benchmarks import full_size
+from tasks.commands import compose
+from world_model import autoencoder as autoencoder_module
+from world_model.device import pick_dtype
+from world_model.memory.lora import LoraInjector, LoraSpec
+from world_model.model import WorldModel, copied
+from world_model.pretrain import build_unet
+from world_model.train_autoencoder import build_autoencoder
+from world_model.unet import checkpoint_layers, prepared
+
+VAE = "vae/diffusion_pytorch_model.safetensors"
+ATTENTION = {
+    "to_q": "query",
+    "to_k": "key",
+    "to_v": "value",
+    "to_out.0": "proj_attn",
+}  # as diffusers 0.14 wrote
+
+
+def shapes(network: torch.nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+
+
+# --- the published size ------------------------------------------------------------------------
+
+
+def test_every_network_has_the_published_tensors():
+    """The classes' own defaults are ModelScopeT2V's UNet; nothing is allocated."""
+    cfg = compose("pretrain", ["model=modelscope"]).model
+    with torch.device("meta"):
+        published, ours = shapes(UNet3DConditionModel()), shapes(build_unet(cfg.unet, 4))
+        autoencoder, text = build_autoencoder(cfg.autoencoder), full_size.published_text()
+    assert published.pop("conv_in.weight") == (320, 4, 3, 3) and ours.pop("conv_in.weight") == (320, 5, 3, 3)
+    assert ours == published
+    for key, shape in {
+        "transformer_in.proj_in.weight": (512, 320),
+        "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight": (320, 1024),
+        "down_blocks.2.temp_attentions.1.transformer_blocks.0.attn1.to_q.weight": (1280, 1280),
+        "mid_block.temp_convs.0.conv1.2.weight": (1280, 1280, 3, 1, 1),
+        "up_blocks.3.temp_convs.2.conv4.3.weight": (320, 320, 3, 1, 1),
+    }.items():
+        assert ours[key] == shape
+    assert len(autoencoder.vae.state_dict()) == 248
+    assert sum(p.numel() for p in text.parameters()) == 340_387_840
+    assert text.config.hidden_size == cfg.unet.cross_attention_dim
+
+
+def test_attention_is_torch_s_own_fused_one():
+    unet = make_unet()
+    kinds = {type(m.processor) for m in unet.modules() if hasattr(m, "processor")}
+    assert kinds == {AttnProcessor2_0}
+
+
+# --- the layout of the Hub's folder ------------------------------------------------------------
+
+
+def as_published(folder: Path) -> Path:
+    """A small folder with what the Hub's has beside the parts: old names in the autoencoder, further files."""
+    save_modelscope(folder)
+    tensors = load_file(folder / VAE)
+    old = {}
+    for key, value in tensors.items():
+        for new, name in ATTENTION.items():
+            key = key.replace(f".{new}.", f".{name}.") if "mid_block.attentions" in key else key
+        old[key] = value
+    assert set(old) != set(tensors)
+    save_file(old, folder / VAE, {"format": "pt"})
+    (folder / "model_index.json").write_text('{"_class_name": "TextToVideoSDPipeline"}')
+    (folder / "unet" / "diffusion_pytorch_model.fp16.safetensors").write_bytes(b"half precision, not read")
+    return folder
+
+
+def test_a_folder_as_it_lies_on_the_hub_opens(tmp_path):
+    """With the autoencoder's attention under the names of diffusers 0.14, which ModelScopeT2V was saved by."""
+    new, old = save_modelscope(tmp_path / "new"), as_published(tmp_path / "old")
+    a, b = (WorldModel.from_pretrained(folder) for folder in (new, old))
+    seen = frames(2)
+    assert torch.equal(a.autoencoder.encode(seen), b.autoencoder.encode(seen))
+    assert a.settings.gradient_checkpointing, "fast learning at that size needs it"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_published_folder_plays_in_a_precision(tmp_path, precision):
+    dtype = pick_dtype(precision, torch.device("cpu"))
+    changes = {"sampling_steps": 2, "chunk_frames": 2, "context_frames": 4}
+    model = WorldModel.from_pretrained(
+        save_modelscope(tmp_path), make_memory(), dtype=dtype, untrained_memory=False, **changes
+    )
+    rollout = model.start(frames(2), [3, 4])
+    for caption in CAPTIONS[:2]:
+        rollout, chunk = model.imagine(rollout, [caption] * 2)
+        rollout = model.remember(rollout, chunk)
+    assert chunk.latents.dtype == dtype and bool(chunk.latents.isfinite().all())
+    assert float(rollout.memory.weights.norm().min()) > 0
+
+
+def test_half_precision_without_a_gpu_is_refused():
+    with pytest.raises(ValueError, match="precision=fp16 needs a CUDA device"):
+        pick_dtype("fp16", torch.device("cpu"))
+    with pytest.raises(ValueError, match="precision=int8: expected fp32, bf16, fp16"):
+        pick_dtype("int8", torch.device("cpu"))
+
+
+# --- less memory -------------------------------------------------------------------------------
+
+
+def kept_bytes(unet: UNet3DConditionModel, count: int = 4) -> tuple[int, torch.Tensor]:
+    """What one forward pass keeps for the backward one, without the weights; and the gradient of ``conv_in``."""
+    torch.manual_seed(0)
+    z, words = torch.randn(1, 5, count, LATENT, LATENT), torch.randn(1, 1, WIDTH)
+    weights = {p.untyped_storage().data_ptr() for p in unet.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = unet(z, torch.tensor([7]), words).sample.square().mean()
+    size = sum(kept.values())
+    loss.backward()
+    return size, unet.conv_in.weight.grad.clone()
+
+
+def test_checkpointing_keeps_less_and_gives_the_same_gradients():
+    plain = prepared(make_unet()).requires_grad_(True)
+    theirs = prepared(make_unet()).requires_grad_(True)
+    ours = checkpoint_layers(prepared(make_unet()).requires_grad_(True))
+    theirs.enable_gradient_checkpointing()
+    assert plain.state_dict().keys() == ours.state_dict().keys()
+    (most, expected), (some, _), (least, gradient) = map(kept_bytes, (plain, theirs, ours))
+    assert least < 0.5 * most and least < 0.7 * some
+    torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)
+    for (name, p), q in zip(plain.named_parameters(), ours.named_parameters(), strict=True):
+        torch.testing.assert_close(q[1].grad, p.grad, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_checkpointing_can_be_copied_and_taken_off():
+    ours = checkpoint_layers(checkpoint_layers(prepared(make_unet()).requires_grad_(True)))
+    twin = copy.deepcopy(ours)
+    with torch.no_grad():
+        twin.down_blocks[0].resnets[0].conv1.weight.zero_()
+    (size, gradient), (twins, other) = kept_bytes(ours), kept_bytes(twin)
+    assert size == twins and not torch.equal(gradient, other), "a copy runs its own weights"
+    assert type(copied(ours, torch.float32).transformer_in) is type(make_unet().transformer_in)
+    ours.zero_grad()
+    off = kept_bytes(checkpoint_layers(ours, False))
+    assert off[0] > size
+    torch.testing.assert_close(off[1], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_fast_learning_writes_the_same_with_checkpointing(tmp_path):
+    folder = save_modelscope(tmp_path)
+    changes = {"sampling_steps": 1, "chunk_frames": 2, "context_frames": 4}
+    learned = []
+    for on in (False, True):
+        model = WorldModel.from_pretrained(folder, make_memory(), gradient_checkpointing=on, **changes)
+        rollout, chunk = model.imagine(model.start(frames(1), [3]), CAPTIONS[:1])
+        learned.append(model.remember(rollout, chunk).memory.weights)
+    assert float(learned[0].norm()) > 0
+    assert float(learned[0].distance(learned[1]) / learned[0].norm()) < 1e-4
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_slow_learning_at_theta_has_the_same_gradients_with_checkpointing(inside):
+    """The outer loop's backward pass comes after Θ was taken off; the second computation still sees it."""
+    z, t, words = torch.randn(2, 5, 3, LATENT, LATENT), torch.tensor([7, 700]), torch.randn(2, 1, WIDTH)
+    found = []
+    for on in (False, True):
+        unet = checkpoint_layers(prepared(make_unet()).requires_grad_(True), on)
+        injector = LoraInjector(unet, LoraSpec(2, 2))
+        draw = torch.Generator().manual_seed(1)
+        theta = injector.initial().select([0, 0])
+        theta = theta.map(lambda x: x + torch.randn(x.shape, generator=draw))  # noqa: B023 (called at once)
+        theta = theta.map(lambda x: x.detach().requires_grad_(True))
+        with injector.applied(theta):
+            loss = unet(z, t, words).sample.square().mean()
+            if inside:
+                loss.backward()
+        with injector.applied(injector.initial() if on else None):  # another Θ is on by now
+            if not inside:
+                loss.backward()
+        grads = [x.grad for x in theta.tensors()] + [p.grad for p in unet.parameters()]
+        found.append((loss.detach(), grads))
+    torch.testing.assert_close(found[1][0], found[0][0])
+    for ours, plain in zip(found[1][1], found[0][1], strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-3, atol=1e-5)
+    assert any(g.abs().max() > 1e-4 for g in found[0][1][:4])
+
+
+def test_large_frames_go_through_the_autoencoder_a_few_at_a_time(tmp_path, monkeypatch):
+    model = WorldModel.from_pretrained(save_modelscope(tmp_path))
+    seen, passes = frames(7), []
+    whole = model.autoencoder.encode(seen)
+    pictures = model.autoencoder.decode(whole)
+    for part in (model.autoencoder.vae.encoder, model.autoencoder.vae.decoder):
+        part.register_forward_hook(lambda _, args, out: passes.append(len(out)))
+    monkeypatch.setattr(autoencoder_module, "PIXELS_AT_ONCE", 3 * seen[0, ..., 0].size)
+    torch.testing.assert_close(model.autoencoder.encode(seen), whole, rtol=1e-4, atol=1e-5)
+    assert np.abs(model.autoencoder.decode(whole).astype(int) - pictures).max() <= 1
+    assert passes == [3, 3, 1, 3, 3, 1]
+
+
+# --- the benchmark -----------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_the_benchmark_says_that_there_is_no_gpu(capsys):
+    assert full_size.main([]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: device=cuda: this torch sees no CUDA device") and "--device cpu" in line
+    with pytest.raises(SystemExit):
+        full_size.main(["--side", "100"])
+
+
+def test_the_benchmark_measures_a_shrunk_model(monkeypatch, tmp_path):
+    """The same code, on networks of the same classes and block types at a size that a test can afford."""
+    small = ["unet.block_out_channels=[32,32,32,32]", "unet.layers_per_block=1", "unet.attention_head_dim=8",
+             "unet.cross_attention_dim=16", "autoencoder.block_out_channels=[32,32,32,32]"]  # fmt: skip
+    clip = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    shrunk = compose("pretrain", ["model=modelscope", *(f"model.{option}" for option in small)])
+    monkeypatch.setattr(full_size, "compose", lambda name, overrides: shrunk)
+    monkeypatch.setattr(full_size, "CLIP", full_size.CLIP | clip)
+    options = "--device cpu --precision bf16 --side 64 --frames 2 --past 1 --steps 1 --rounds 1"
+    out = tmp_path / "figures.json"
+    assert full_size.main([*options.split(), "--json", str(out)]) == 0
+    args = full_size.parsed([*options.split()])
+    figures = full_size.measure(args, torch.device("cpu"))
+    assert out.is_file() and figures["largest_chunk"] is None
+    assert all(v > 0 for v in figures["one_chunk"]["seconds"].values())
+    assert set(figures["parameters_millions"]) == {"unet", "autoencoder", "text"}
+    model = full_size.random_model(
+        shrunk.model, full_size.Settings(chunk_frames=2, context_frames=3), torch.device("cpu"), torch.float32
+    )
+    _, chunk = model.imagine(model.start(np.zeros((1, 64, 64, 3), np.uint8), [0]), ["go"])
+    assert bool(chunk.latents.isfinite().all()) and isinstance(model.autoencoder.vae, AutoencoderKL)
