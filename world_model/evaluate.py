@@ -24,11 +24,13 @@ from tasks import Task
 from tasks.commands import ROOT, CommandError, OptionError, RunDir, integer, main
 from tasks.files import kept_json, write_json, write_text
 from tasks.provenance import command_line, commit, processor
+from world_model.data.footage import inlined
 from world_model.device import pick_device
 from world_model.model import WorldModel, fingerprint
 from world_model.video_metrics.features import I3D, I3D_FILE, I3D_ID, FrameExtractor
 from world_model.video_metrics.pixels import Lpips
-from world_model.video_tables.adversaries import ADVERSARIES, REFERENCES, doubts, reference_row
+from world_model.video_tables.adversaries import ADVERSARIES, REFERENCES, Autoencoded, doubts, reference_row
+from world_model.video_tables.choice import by_set, chosen_rows
 from world_model.video_tables.clips import Clips, open_clips
 from world_model.video_tables.costs import costs
 from world_model.video_tables.imagine import imagine_all, load
@@ -126,9 +128,11 @@ class Bench:
         """All metrics."""
         return Judge(self.clips, self.features, self.i3d, self.lpips, self.cfg.cuts, self.cfg.resamples)
 
-    def autoencode(self, frames: np.ndarray) -> np.ndarray:
-        """``(T, H, W, 3)`` uint8 through the base's autoencoder and back."""
-        return self.base.autoencoder.decode(self.base.autoencoder.encode(frames))
+    @cached_property
+    def autoencoded(self) -> Autoencoded:
+        """The true videos through the base's autoencoder and back."""
+        autoencoder = self.base.autoencoder
+        return Autoencoded(self.clips, lambda frames: autoencoder.decode(autoencoder.encode(frames)))
 
 
 # --- rows --------------------------------------------------------------------------------------
@@ -144,7 +148,7 @@ def reference_rows(bench: Bench, part: str) -> dict[str, dict[str, Any]]:
         def make(name: str = name, anew: bool = anew) -> dict[str, Any] | None:
             print(f"row {name}", flush=True)
             chunk = bench.task.chunk_frames if anew else None
-            return reference_row(name, bench.clips, bench.judge, chunk, bench.autoencode)
+            return reference_row(name, bench.clips, bench.judge, chunk, bench.autoencoded)
 
         row = kept_json(path, make)
         if row is not None:
@@ -297,8 +301,10 @@ def metrics_line(bench: Bench) -> str:
     return ", ".join(name for name in found if name)
 
 
-def check(cfg: DictConfig) -> None:
+def check(cfg: DictConfig, table: Table) -> None:
     """OptionError for a value that an option can't take."""
+    if table.own_data and cfg.data is None:
+        raise OptionError(f"table={cfg.table} is of own videos: give data=FOLDER, see docs/own_data.md")
     for key, minimum in (("clips", 2), ("seed", 0), ("batch_size", 1), ("resamples", 1)):
         integer(cfg, key, minimum)
     if cfg.frames is not None:
@@ -306,8 +312,9 @@ def check(cfg: DictConfig) -> None:
 
 
 def run(cfg: DictConfig) -> None:
-    check(cfg)
     table, rows = table_of(cfg), rows_of(cfg)
+    cfg.data = inlined(cfg.data)
+    check(cfg, table)
     for row in rows.values():
         hydra.utils.instantiate(cfg.memories[row.memory], **row.options)  # a wrong option is said at once
     whole = cfg.copy()
@@ -332,6 +339,9 @@ def run(cfg: DictConfig) -> None:
     parts: dict[str, Any] = {}
     for part in table.parts:
         found = part_rows(bench, part, rows_of(whole), list(rows))
+        if table.by_length:
+            found |= chosen_rows(found)
+            found = {n: row | {"by_set": by_set(row["clips"])} for n, row in found.items()}
         parts[part] = {"rows": found, "doubts": [asdict(d) for d in doubts(found)]}
         if part == LONG and not any("src" in r["figures"] for r in found.values()):
             bench.leave_out(
