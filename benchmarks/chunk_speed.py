@@ -257,7 +257,10 @@ def lines(figures: dict[str, Any]) -> list[str]:
         )
     steps = figures["steps"]
     for n, q in steps["psnr"].items():
-        out.append(f"{n:>3} steps: {q['psnr']['mean']:.2f} dB, {q['less']['mean']:+.3f} [{q['less']['low']:+.3f}, {q['less']['high']:+.3f}]")  # fmt: skip
+        d = q["less"]
+        out.append(
+            f"{n:>3} steps: {q['psnr']['mean']:.2f} dB, {d['mean']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}]"
+        )
     out.append(f"equal to {PLAIN_STEPS} steps within {WORSE} dB: {steps['chosen']} steps")
     c = figures["compile"]
     out.append(

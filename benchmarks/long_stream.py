@@ -48,6 +48,16 @@ EARLY, LATE, ALLOWED = (
 )  # chunks 5 to 15, the last 10, their ratio at most
 ROWS = {"temp_lora": "Temp-LoRA", "none": "no memory"}
 REFERENCES = {"autoencoded": "the truth, autoencoded", "frozen": "the first frame, autoencoded"}
+DECIDE = (
+    "task",
+    "frames",
+    "streams",
+    "seed",
+    "data",
+    "weights",
+    "loop_weights",
+    "options",
+)  # what is measured
 BEST = 60.0  # dB that a frame counts at most
 
 
@@ -266,7 +276,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     except (FileNotFoundError, ModuleNotFoundError) as error:
         left_out.append(f"LPIPS: {error}")
     args.run_dir.mkdir(parents=True, exist_ok=True)
-    asked = {k: str(getattr(args, k)) for k in ("task", "frames", "streams", "seed", "data", "weights", "loop_weights", "options")}  # fmt: skip
+    asked = {k: str(getattr(args, k)) for k in DECIDE}
     if kept_json(args.run_dir / "asked.json", lambda: asked) != asked:
         raise CommandError(f"--run-dir {args.run_dir} belongs to other options; give another one")
     episodes = truth(args, chunk_frames)

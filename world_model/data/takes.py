@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,7 @@ class Take:
 
     def chunks(self, fps: float, chunk_frames: int) -> int:
         """Whole chunks that fit into it, after a first frame."""
-        frames = int((self.captions[-1].end - self.start) * fps + SLACK)
+        frames = ceil((self.captions[-1].end - self.start) * fps - SLACK)
         return max(0, (frames - 1) // chunk_frames)
 
     def cut(self, fps: float, chunk_frames: int, most: int) -> list[Take]:

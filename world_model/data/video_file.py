@@ -57,7 +57,7 @@ def read_video(path: Path, start: float, fps: float, count: int, side: int) -> n
     command = [
         imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-v", "error", "-threads", "1",
         "-ss", f"{max(0.0, start - 0.3 / own):.6f}", "-i", str(path), "-an",
-        "-vf", f"crop='min(iw,ih)':'min(iw,ih)',scale={side}:{side}:flags=area",
+        "-vf", f"crop='min(iw,ih)':'min(iw,ih)',scale={side}:{side}:flags=area+accurate_rnd+full_chroma_int",
         "-r", f"{own}", "-frames:v", str(int(wanted[-1]) + 1), "-f", "rawvideo", "-pix_fmt", "rgb24", "pipe:1",
     ]  # fmt: skip
     size, out, filled, seen = side * side * 3, np.empty((count, side, side, 3), np.uint8), 0, 0
