@@ -238,8 +238,10 @@ means of {result["block"]} frames with 95% intervals over streams.
 
 def chunk_speed_section(result: dict[str, Any]) -> str:
     """What makes a chunk fast."""
-    lines = ["| way, each on top of the one before | s a chunk | times as fast as plain | GFLOP | share of the matrix rate |",
-             "|---|---|---|---|---|"]  # fmt: skip
+    lines = [
+        "| way, each on top of the one before | s a chunk | times as fast | GFLOP | share of the matrix rate |",
+        "|---|---|---|---|---|",
+    ]
     for name, row in result["rows"].items():
         lines.append(
             f"| {name} | {_interval(row['seconds'])} | {_interval(row['times_as_fast'], form='.2f')} "
@@ -256,13 +258,13 @@ def chunk_speed_section(result: dict[str, Any]) -> str:
     else:
         pays = "never" if c["pays_after_chunks"] is None else f"after {c['pays_after_chunks']:.0f} chunks"
         told = (
-            f"`torch.compile` makes the last way {_interval(c['times_as_fast'], form='.2f')} times as fast; its first chunk "
-            f"takes {c['first_seconds']:.0f} s, so it pays {pays}."
+            f"`torch.compile` makes the last way {_interval(c['times_as_fast'], form='.2f')} times as fast; its first "
+            f"chunk takes {c['first_seconds']:.0f} s, so it pays {pays}."
         )
     return f"""## How fast a chunk is made
 
-`{result["command"]}`; commit {result["commit"]}; {result["hardware"]}, {result["threads"]} threads; {result["model"]}; all
-ways by turns, {result["rounds"]} rounds, guidance {result["guidance"]}. Measured matrix rate
+`{result["command"]}`; commit {result["commit"]}; {result["hardware"]}, {result["threads"]} threads; {result["model"]};
+all ways by turns, {result["rounds"]} rounds, guidance {result["guidance"]}. Measured matrix rate
 {result["matrix_gflop_per_second"]:.0f} GFLOP/s (float32 product of 1024 × 1024).
 
 {chr(10).join(lines)}

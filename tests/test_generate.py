@@ -354,7 +354,7 @@ def test_a_single_frame_and_a_scenes_own_rank(made, tmp_path, capsys):
     assert adapter and all(1 in v.shape[1:] for v in adapter)
     with pytest.raises(OptionError, match="give actions=FILE with it"):
         generated(made, tmp_path / "run", f"choose={table}", "actions=-")
-    with pytest.raises(OptionError, match="expected table_6/result.json"):
+    with pytest.raises(OptionError, match=r"expected table_6/result.json"):
         generated(made, tmp_path / "run", f"choose={made / 'actions.txt'}")
     assert not (tmp_path / "run").exists()
 

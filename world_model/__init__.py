@@ -40,9 +40,10 @@ def stream(
 
     Raises:
         PictureError, CommandError, CheckpointError: no such picture, or no such weights.
-        ValueError: an empty action.
+        ActionError: an empty action, one too long, or with a control character.
     """
     from tasks.shipped import weights_folder
+    from world_model.action_lines import read_action
     from world_model.device import pick_device
     from world_model.memory.temp_lora import TempLora
     from world_model.model import WorldModel
@@ -52,4 +53,5 @@ def stream(
     folder = weights_folder(None if weights is None else str(weights), task, "world_model", memory.name)
     frame = read_picture(Path(image), 64)[0] if isinstance(image, str | Path) else image
     model = WorldModel.from_pretrained(folder, memory, pick_device(device))
-    yield from model.stream(frame, actions, seed)
+    said = (read_action(text.encode(), f"action {n}") for n, text in enumerate(actions, 1))
+    yield from model.stream(frame, said, seed)

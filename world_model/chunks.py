@@ -82,7 +82,7 @@ class LatentEpisodes:
     ):
         if not len(episodes):
             raise ValueError(
-                "the data hold no episodes; collect some with python -m envs.collect, or give your own"
+                "the dataset holds no episodes; collect some with python -m envs.collect, or give your own"
             )
         footage = as_footage(dataset)
         self.segments = [footage.segments(i) for i in episodes]

@@ -49,10 +49,12 @@ from world_model.video_tables.rows import (
     rank_of,
     row_folder,
     rows_of,
+    similar,
     table_of,
     varied_row,
 )
 
+WORDS = 5  # the table that tells actions in other words
 SHARED = (  # options that choose rows, or how they are made or shown, not what a row's figures are
     "device", "table", "rows", "varied", "ranks", "learning_rates", "steps", "loop_weights", "batch_size", "results",
 )  # fmt: skip
@@ -275,7 +277,8 @@ def publish(bench: Bench, table: Table, parts: dict[str, Any], measured_costs: d
     }
     write_json(folder / "result.json", result)
     if cfg.results is not None:
-        write_json(ROOT / cfg.results / f"video_{bench.task.name}_table{cfg.table}.json", result)
+        seed = f"_seed{cfg.seed}" if cfg.seed else ""
+        write_json(ROOT / cfg.results / f"video_{bench.task.name}_table{cfg.table}{seed}.json", result)
     for part, measured in parts.items():
         draw_intervals(folder / f"{part}.png", measured["rows"])
         draw_over_time(folder / f"{part}_over_time.png", measured["rows"])
@@ -337,6 +340,8 @@ def run(cfg: DictConfig) -> None:
     }
     print("\n".join(f"{k:>9}  {v}" for k, v in header.items()), flush=True)
     parts: dict[str, Any] = {}
+    if cfg.table == WORDS:
+        say_unchanged(bench)
     for part in table.parts:
         found = part_rows(bench, part, rows_of(whole), list(rows))
         if table.by_length:
@@ -350,6 +355,15 @@ def run(cfg: DictConfig) -> None:
             )
     folder = publish(bench, table, parts, None if table.parts else measured_costs(bench))
     print(f"\n{(folder / 'table.md').read_text()}\n{folder}")
+
+
+def say_unchanged(bench: Bench) -> None:
+    """Say which captions no synonym changes: those are told in the words of training, after all."""
+    captions = {c for clip in bench.clips.truth for c in clip.captions}
+    if same := sorted(c for c in captions if similar(c, bench.cfg.synonyms) == c):
+        bench.leave_out(
+            f"synonyms of {len(same)} of {len(captions)} captions, such as {same[0]!r}: give synonyms.PHRASE=WORDS"
+        )
 
 
 def measured_costs(bench: Bench) -> dict[str, Any]:

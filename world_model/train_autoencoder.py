@@ -138,10 +138,12 @@ def train_autoencoder(cfg: DictConfig, folder: Path, footage: Footage) -> Path:
 def run(cfg: DictConfig) -> None:
     integer(cfg, "autoencoder.steps", 1)
     cfg.data = inlined(cfg.data)
-    footage = open_data(cfg.data, hydra.utils.instantiate(cfg.task).chunk_frames)
-    print("".join(f"data: {line}\n" for line in footage.told), end="")
     run_dir = RunDir.open("autoencoder", cfg, ignore=("device",))
-    folder = train_autoencoder(cfg, run_dir.path, footage)
+    folder = run_dir / "autoencoder"
+    if not (folder / "metrics.json").is_file():
+        footage = open_data(cfg.data, hydra.utils.instantiate(cfg.task).chunk_frames)
+        print("".join(f"data: {line}\n" for line in footage.told), end="", flush=True)
+        train_autoencoder(cfg, run_dir.path, footage)
     print(json.dumps(json.loads((folder / "metrics.json").read_text())))
     print(folder)
 
