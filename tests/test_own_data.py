@@ -159,6 +159,9 @@ def test_a_dataset_that_lerobot_recorded(tmp_path, video):
     assert footage.lengths.tolist() == [13, 9] and "1 too short, left out" in footage.told[0]
     assert [numbers(e.frames) for e in footage] == [list(range(0, 26, 2)), list(range(0, 18, 2))]
     assert [{s.caption for s in e.segments} for e in footage] == [{"push the T"}, {"stack"}]
+    odd = open_data({"sources": [str(folder)], "fps": 20.1, "image_size": 16}, CHUNK)
+    assert odd.lengths.tolist() == [61, 49, 9]  # the last frame in time is not the next episode's first
+    assert [numbers(e.frames)[-1] for e in odd] == [29, 23, 4]
     (note,) = open_source(folder).notes
     assert note == "camera observation.images.top; not taken: observation.images.wrist"
     wrist = open_data({"sources": [{"path": str(folder), "camera": "observation.images.wrist"}]}, CHUNK)

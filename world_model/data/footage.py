@@ -244,8 +244,8 @@ def open_data(data: Any, chunk_frames: int) -> Footage:
     """
     options = DataOptions.of(data)
     alone = options == DataOptions(options.sources) and len(options.sources) == 1
-    path = options.sources[0][0]
-    if alone and (not path.is_dir() or (path / COLLECTION).is_file()):
+    path, _, camera = options.sources[0]
+    if alone and camera is None and (not path.is_dir() or (path / COLLECTION).is_file()):
         return Footage([load_episodes(path)])
     sources = [open_source(path, camera) for path, _, camera in options.sources]
     for source in sources:

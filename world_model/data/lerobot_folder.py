@@ -155,9 +155,8 @@ class LeRobotFolder:
     def _from_video(self, row: dict[str, Any], start: float, fps: float, count: int, side: int) -> np.ndarray:
         chunk, file, begin = (row[c] for c in self._video_columns())
         given = {"video_key": self.camera, "chunk_index": chunk, "file_index": file}
-        return read_video(
-            self.path / self.info["video_path"].format(**given), begin + start, fps, count, side
-        )
+        video, end = self.path / self.info["video_path"].format(**given), begin + row["length"] / self.fps
+        return read_video(video, begin + start, fps, count, side, end)
 
     def _from_images(
         self, row: dict[str, Any], start: float, fps: float, count: int, side: int
@@ -166,6 +165,7 @@ class LeRobotFolder:
         inside = [("index", ">=", first), ("index", "<", row["dataset_to_index"])]
         stored = read_table(file, [self.camera, "index"], inside)[self.camera].to_pylist()
         wanted = np.round((start + np.arange(count) / fps) * self.fps).astype(int)
+        wanted = np.minimum(wanted, row["length"] - 1)
         out = np.empty((count, side, side, 3), np.uint8)
         for k, i in enumerate(wanted):
             try:

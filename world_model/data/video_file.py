@@ -42,9 +42,11 @@ def facts(path: Path) -> VideoFacts:
     return found
 
 
-def read_video(path: Path, start: float, fps: float, count: int, side: int) -> np.ndarray:
-    """Frames at ``start + k / fps`` seconds, each the nearest that the file has: the centre square, resized
-    by averaging areas.
+def read_video(
+    path: Path, start: float, fps: float, count: int, side: int, end: float | None = None
+) -> np.ndarray:
+    """Frames at ``start + k / fps`` seconds, each the nearest that the file has before ``end``: the centre
+    square, resized by averaging areas.
 
     Returns:
         ``(count, side, side, 3)`` uint8.
@@ -54,6 +56,8 @@ def read_video(path: Path, start: float, fps: float, count: int, side: int) -> n
     """
     own = facts(path).fps
     wanted = np.round(np.arange(count) * own / fps).astype(int)
+    if end is not None:
+        wanted = np.minimum(wanted, round((end - start) * own) - 1)
     command = [
         imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-v", "error", "-threads", "1",
         "-ss", f"{max(0.0, start - 0.3 / own):.6f}", "-i", str(path), "-an",

@@ -132,7 +132,8 @@ def dataset_clips(cfg: DictConfig, task: Task, clip: Callable[[Episode, int], Cl
         raise CommandError(
             f"clips={cfg.clips}: data={cfg.data} has {len(fitting)} episodes that are long enough"
         )
-    seeds = [i if s is None else s for i, s in enumerate(data.seeds)]
+    given = [s for s in data.seeds if s is not None]
+    seeds = given if len(set(given)) == len(data) else list(range(len(data)))
     if trained := sum(data.seeds[i] in task.train_seeds for i in fitting[: cfg.clips]):
         print(f"{trained} of {cfg.clips} clips are training layouts: figures on them are not held-out ones")
     chosen = [clip(data[i], seeds[i]) for i in fitting[: 2 * cfg.clips]]
