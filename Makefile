@@ -26,6 +26,7 @@ help:
 	@echo 'make check      ruff and mypy'
 	@echo 'make format     ruff, rewriting files'
 	@echo 'make weights    collect data and train the weights that are shipped, at the tiny size'
+	@echo 'make measure    video tables, 1,000-frame streams and speed into benchmarks/results: hours'
 	@echo 'make install    only install, into $(VENV)'
 	@echo 'make clean      delete $(VENV) and caches; keeps runs/'
 
@@ -103,8 +104,21 @@ loop: $(VENV)/.installed
 	  "rows=[do_nothing,no_memory,temp_lora_no_loop,full]" loop_weights.temp_lora=$(SMALL)/loop/model \
 	  run_dir=$(SMALL)/table results=$(SMALL) page=$(SMALL)/results.md
 
+# What the video tables, long streams and speed are measured by; hours on two cores, and each command resumes.
+TABLES = 1 4 5 6 9
+SEEDS = 0 1 2
+CLIPS = 100
+RESULTS = benchmarks/results
+measure: $(VENV)/.installed
+	$(PY) -m benchmarks.chunk_speed --task $(TASK) --data data/$(TASK) --json $(RESULTS)/chunk_speed_$(TASK).json
+	$(PY) -m benchmarks.long_stream --task $(TASK) --json $(RESULTS)/long_stream_$(TASK).json
+	set -e; for seed in $(SEEDS); do for table in $(TABLES); do \
+	  $(PY) -m world_model.evaluate task=$(TASK) table=$$table clips=$(CLIPS) seed=$$seed results=$(RESULTS); \
+	done; done
+	$(PY) -m planner.results
+
 clean:
 	rm -rf $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find $(PACKAGES) tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help install demo play test test-fast check format weights loop clean
+.PHONY: help install demo play test test-fast check format weights loop measure clean

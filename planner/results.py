@@ -299,6 +299,89 @@ def simulator_section(result: dict[str, Any]) -> str:
 """
 
 
+def signed(value: dict[str, float], form: str) -> str:
+    """A difference with its interval."""
+    return f"{value['mean']:+{form}} [{value['low']:+{form}}, {value['high']:+{form}}]"
+
+
+def long_stream_section(result: dict[str, Any]) -> str:
+    """A thousand frames in one stream: how flat time and memory are, and drift with and without Temp-LoRA."""
+    flat = [
+        "| stream | s a chunk | time, late / early | peak memory, late / early | at most 1.05 |",
+        "|---|---|---|---|---|",
+    ]
+    for row, m in result["flat"].items():
+        flat.append(
+            f"| {row} | {m['seconds_late']:.2f} | {m['seconds_ratio']:.3f} | {m['peak_gib_ratio']:.3f} "
+            f"| {'yes' if m['holds'] else 'no'} |"
+        )
+    texts = []
+    for metric, rows in result["drift"].items():
+        form, heads = (".2f" if metric == "psnr" else ".3f"), [*rows, "temp_lora less none"]
+        lines = [f"| {metric}, frames | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+        for k, less in enumerate(result["difference"][metric]):
+            cells = [_interval(values[k], form=form) for values in rows.values()] + [signed(less, form)]
+            first = 1 + k * result["block"]
+            lines.append(
+                f"| {first} to {min(first + result['block'] - 1, result['frames'])} | {' | '.join(cells)} |"
+            )
+        texts.append("\n".join(lines))
+    left_out = "".join(f"\n\nLeft out: {line}." for line in result["left_out"])
+    drifts = "\n\n".join(texts)
+    return f"""## {result["frames"]} frames in one stream ({result["task"]})
+
+`{result["command"]}`; commit {result["commit"]}; {result["hardware"]}; {len(result["streams"]["none"])} streams, each
+its own process. Late: the last 10 chunks; early: chunks 5 to 15; of the worst stream. Drift against the true video,
+means of {result["block"]} frames with 95% intervals over streams.
+
+{chr(10).join(flat)}
+
+{drifts}{left_out}
+"""
+
+
+def chunk_speed_section(result: dict[str, Any]) -> str:
+    """What makes a chunk fast."""
+    lines = [
+        "| way, each on top of the one before | s a chunk | times as fast | GFLOP | share of the matrix rate |",
+        "|---|---|---|---|---|",
+    ]
+    for name, row in result["rows"].items():
+        lines.append(
+            f"| {name} | {_interval(row['seconds'])} | {_interval(row['times_as_fast'], form='.2f')} "
+            f"| {row['gflop']:.2f} | {row['share_of_matrix_rate']:.0%} |"
+        )
+    steps = ["| steps | PSNR of the next chunk, dB | less than 20 steps | n |", "|---|---|---|---|"]
+    for n, q in result["steps"]["psnr"].items():
+        steps.append(
+            f"| {n} | {_interval(q['psnr'], form='.2f')} | {signed(q['less'], '.3f')} | {q['psnr']['n']} |"
+        )
+    c = result["compile"]
+    if "left_out" in c:
+        told = f"{c['left_out']}."
+    else:
+        pays = "never" if c["pays_after_chunks"] is None else f"after {c['pays_after_chunks']:.0f} chunks"
+        told = (
+            f"`torch.compile` makes the last way {_interval(c['times_as_fast'], form='.2f')} times as fast; its first "
+            f"chunk takes {c['first_seconds']:.0f} s, so it pays {pays}."
+        )
+    return f"""## How fast a chunk is made
+
+`{result["command"]}`; commit {result["commit"]}; {result["hardware"]}, {result["threads"]} threads; {result["model"]};
+all ways by turns, {result["rounds"]} rounds, guidance {result["guidance"]}. Measured matrix rate
+{result["matrix_gflop_per_second"]:.0f} GFLOP/s (float32 product of 1024 × 1024).
+
+{chr(10).join(lines)}
+
+Equal quality: at most {result["steps"]["allowed_loss_db"]} dB less at the low end of the interval, which
+{result["steps"]["chosen"]} steps keep.
+
+{chr(10).join(steps)}
+
+{told}
+"""
+
+
 def where_section(results: list[dict[str, Any]]) -> str:
     """What a linear map reads off Θ."""
     lines = [
@@ -334,6 +417,8 @@ def write_results(results: Path, page: Path) -> Path:
     texts += [one_episode_section(r) for r in found("one_episode.json")]
     texts += [simulator_section(r) for r in found("sim_speed.json")]
     texts += [fast_learning_section(r) for r in found("fast_learning.json")]
+    texts += [long_stream_section(r) for r in found("long_stream_*.json")]
+    texts += [chunk_speed_section(r) for r in found("chunk_speed*.json")]
     if where := found("where_*.json"):
         texts.append(where_section(where))
     head = (

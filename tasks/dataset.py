@@ -320,11 +320,15 @@ class EpisodeDataset(Sequence[Episode]):
         return Episode(
             frames=self._frames(index, start, stop),
             actions=self._actions[start : stop - 1].copy(),  # the last row is padding
-            segments=tuple(Segment(s["start"], s["stop"], s["caption"]) for s in row["segments"]),
+            segments=self.segments(index),
             positions=self._positions[start:stop].copy(),
             names=self.names,
             provenance=json.loads(row["provenance"]),
         )
+
+    def segments(self, index: int) -> tuple[Segment, ...]:
+        """An episode's segments, without decoding its frames."""
+        return tuple(Segment(s["start"], s["stop"], s["caption"]) for s in self._rows[index]["segments"])
 
     def provenance(self, index: int) -> dict[str, Any]:
         """Where an episode came from, without decoding its frames."""

@@ -27,7 +27,8 @@ MAY_IMPORT = {
 HEAVY = {"rlbench", "pyrep", "minerl", "minestudio", "openai", "mujoco", "vizdoom"}
 NOT_IN_TASKS = HEAVY | {"torch", "diffusers", "peft", "transformers", "accelerate", "gymnasium"}
 DRAWERS = {"utils.py", "helpers.py", "common.py", "misc.py"}
-NOT_OURS = re.compile(r"\.git|\.venv|runs|data|outputs|build|dist|__pycache__|\..*_cache|.*\.egg-info")
+WRITTEN = {"runs", "data", "outputs"}  # by the commands, at the root
+NOT_OURS = re.compile(r"\.git|\.venv|build|dist|__pycache__|\..*_cache|.*\.egg-info")
 
 
 def python_files(package: str) -> list[Path]:
@@ -55,7 +56,8 @@ def imported(path: Path) -> Iterator[tuple[int, str]]:
 def text_files() -> Iterator[tuple[Path, str]]:
     """Every file of the tree that is text."""
     for path in sorted(ROOT.rglob("*")):
-        if not path.is_file() or any(map(NOT_OURS.fullmatch, path.relative_to(ROOT).parts)):
+        parts = path.relative_to(ROOT).parts
+        if not path.is_file() or parts[0] in WRITTEN or any(map(NOT_OURS.fullmatch, parts)):
             continue
         data = path.read_bytes()
         if b"\0" not in data[:8192]:

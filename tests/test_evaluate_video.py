@@ -17,7 +17,15 @@ from tasks import Episode, Layout, Segment
 from tasks.commands import CommandError, OptionError, compose
 from world_model import evaluate
 from world_model.video_metrics.revisit import out_and_back
-from world_model.video_tables.adversaries import ADVERSARIES, BARS, REFERENCES, doubts, reference_row
+from world_model.video_tables.adversaries import (
+    ADVERSARIES,
+    BARS,
+    REFERENCES,
+    Autoencoded,
+    doubts,
+    reference_row,
+)
+from world_model.video_tables.choice import CHOSEN, FIXED, SETS, by_set, choose, chosen_rows
 from world_model.video_tables.clips import Clip, Clips, clip_of
 from world_model.video_tables.imagine import batches
 from world_model.video_tables.judge import Judge, summary
@@ -109,7 +117,8 @@ def test_adversaries_rank_last_on_true_videos(part):
     clips = true_clips(returns=part == "long")
     judge = Judge(clips, Patches(), cuts={"min_scene": 4}, resamples=5)
     chunk = CHUNK if part == "next_chunk" else None
-    rows = {n: reference_row(n, clips, judge, chunk, nearly) for n in (*REFERENCES, *ADVERSARIES)}
+    blurred = Autoencoded(clips, nearly)
+    rows = {n: reference_row(n, clips, judge, chunk, blurred) for n in (*REFERENCES, *ADVERSARIES)}
     assert doubts(rows) == []
     judged = {m for metrics in BARS.values() for m in metrics} & set(rows["autoencoded"]["figures"])
     assert judged >= {"frechet", "frechet_steps", "psnr", "ssim", "scuts"}
@@ -136,9 +145,9 @@ def test_revisits_are_measured_between_floor_and_ceiling():
         "figures"
     ]
     assert truth["src_contrast"]["value"] == pytest.approx(1) == truth["src_normalised"]["value"]
-    frozen = reference_row("frozen", clips, judge, None, nearly)["figures"]
+    frozen = reference_row("frozen", clips, judge, None, Autoencoded(clips, nearly))["figures"]
     assert frozen["src"]["value"] > 99 and abs(frozen["src_contrast"]["value"]) < 0.05
-    seen = reference_row("autoencoded", clips, judge, None, nearly)
+    seen = reference_row("autoencoded", clips, judge, None, Autoencoded(clips, nearly))
     assert seen["figures"]["revisit_psnr"]["value"] > frozen["revisit_psnr"]["value"]
     assert [r["src"] for r in seen["clips"]] != [r["src"] for r in seen["clips"][::-1]]
 
@@ -171,7 +180,7 @@ def test_every_table_has_rows_that_can_be_made(table):
     rows = rows_of(cfg)
     assert {r.memory for r in rows.values()} <= set(cfg.memories)
     assert {r.loop for r in rows.values()} - {None} <= set(cfg.loop_weights)
-    assert len(rows) == {1: 8, 3: 0, 4: 9, 5: 4, 6: 10, 8: 21, 9: 8}[table]
+    assert len(rows) == {1: 8, 3: 0, 4: 9, 5: 4, 6: 10, 7: 8, 8: 21, 9: 8, 10: 8}[table]
 
 
 def test_ablations_are_options():
@@ -198,6 +207,76 @@ def test_actions_in_other_words():
     told = Halfway(encoder, lambda caption: similar(caption, words)).encode(["pick up the red cube"])
     ends = encoder.encode(["pick up the red cube", "grasp the red cube"])
     assert np.allclose(told[0], ends.mean(0), atol=1e-6) and not np.allclose(told[0], ends[0])
+
+
+# --- rank and rate by scene --------------------------------------------------------------------
+
+
+def grid_rows(psnrs: dict[str, list[float]], chunks: list[int]) -> dict[str, dict]:
+    """Rows of table 6 with these figures of each clip."""
+
+    def row(name: str, values: list[float], options: dict) -> dict:
+        clips = [
+            {"seed": i, "chunks": n, "complexity": 1.0, "frames": 1 + 4 * n, "cuts": [], "psnr": v}
+            for i, (n, v) in enumerate(zip(chunks, values, strict=True))
+        ]
+        return {"label": name, "kind": "model", "options": options, "clips": clips, "figures": {}}
+
+    rates = {name: {"rank": 2, "learning_rate": 10.0**-k} for k, name in enumerate(psnrs)}
+    cells = {name: row(name, values, rates[name]) for name, values in psnrs.items()}
+    return {"no_memory": row("no_memory", [0.0] * len(chunks), {}), **cells}
+
+
+def test_rank_and_rate_are_chosen_by_scene(tmp_path):
+    chunks = [4] * 6 + [8] * 6
+    short, long = [30.0] * 6 + [10.0] * 6, [20.0] * 6 + [25.0] * 6
+    rows = chosen_rows(grid_rows({"short": short, "long": long}, chunks))
+    assert rows[CHOSEN]["taken"] == ["short"] * 6 + ["long"] * 6
+    assert rows[CHOSEN]["figures"]["psnr"]["value"] == 27.5
+    assert set(rows[FIXED]["taken"]) == {"long"} and rows[FIXED]["figures"]["psnr"]["value"] == 22.5
+    own = [0.0] * 12
+    own[3] = 1000.0  # a clip's own figures have no part in its choice
+    blind = chosen_rows(grid_rows({"own": own, "other": [1.0] * 12}, [k + 4 for k in range(12)]))
+    assert blind[CHOSEN]["taken"][3] == "other"
+    assert chosen_rows(grid_rows({"alone": short}, chunks)) == {}
+    sets = by_set(rows[CHOSEN]["clips"])
+    assert [sets[s]["scuts"]["n"] for s in SETS] == [4, 4, 4] and sets["simple"]["psnr"]["value"] == 30
+    file = tmp_path / "result.json"
+    file.write_text(
+        json.dumps({"parts": {"long": {"rows": grid_rows({"short": short, "long": long}, chunks)}}})
+    )
+    frame = np.zeros((16, 16, 3), np.uint8)
+    assert choose(file, frame, 4) == ("short", {"rank": 2, "learning_rate": 1.0})
+    assert choose(file, frame, 20)[1]["learning_rate"] == 0.1
+    file.write_text("{}")
+    with pytest.raises(OptionError, match=r"expected table_6/result.json"):
+        choose(file, frame, 4)
+
+
+def test_a_busier_picture_is_more_complex():
+    rng = np.random.default_rng(0)
+    busy, calm = rng.integers(0, 256, (1, 32, 32, 3), dtype=np.uint8), np.full((1, 32, 32, 3), 90, np.uint8)
+    assert Clip(0, busy, ()).complexity > 20 > Clip(0, calm, ()).complexity > 0
+
+
+def test_tables_of_own_videos_ask_for_them(weights, tmp_path):
+    with pytest.raises(OptionError, match=r"table=7 is of own videos: give data=FOLDER"):
+        evaluate.run(options(weights, tmp_path / "run", "table=7"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_truth_is_autoencoded_once():
+    calls = []
+
+    def count(frames: np.ndarray) -> np.ndarray:
+        calls.append(len(frames))
+        return nearly(frames)
+
+    clips = true_clips(3)
+    judge, blurred = Judge(clips, Patches(), resamples=1), Autoencoded(clips, count)
+    for name in (*REFERENCES, *ADVERSARIES):
+        reference_row(name, clips, judge, None, blurred)
+    assert len(calls) == 3 + 3  # the truth's and the wrong actions'
 
 
 def test_batches_are_of_one_length():
@@ -292,6 +371,8 @@ def resumed(weights: Path, run_dir: Path, rows: str) -> None:
             marks=pytest.mark.slow,
         ),
         pytest.param(6, ["ranks=[2]", "learning_rates=[1e-3]"], marks=pytest.mark.slow),
+        pytest.param(7, ["rows=[no_memory]"], marks=pytest.mark.slow),
+        pytest.param(10, ["rows=[no_memory]"], marks=pytest.mark.slow),
         pytest.param(9, ["varied=no_memory", "steps=[1,2]"], marks=pytest.mark.slow),
     ],
 )

@@ -339,6 +339,26 @@ def test_what_can_be_wrong_is_one_line_and_writes_nothing(made, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_single_frame_and_a_scenes_own_rank(made, tmp_path, capsys):
+    generated(made, tmp_path / "single", "single_frame=true")
+    assert state(tmp_path / "single")["past"].shape[1] == 1
+    clips = [{"chunks": k, "complexity": 1.0, "psnr": 1.0} for k in range(4)]
+    cell = {"kind": "model", "label": "rank 1", "options": {"rank": 1, "alpha": 1}, "clips": clips}
+    cell["options"]["learning_rate"] = 0.02
+    table = tmp_path / "result.json"
+    table.write_text(json.dumps({"parts": {"long": {"rows": {"a": cell}}}}))
+    capsys.readouterr()
+    generated(made, tmp_path / "chosen", f"choose={table}")
+    assert "memory  temp_lora, chosen for this scene: rank 1" in capsys.readouterr().out
+    adapter = [v for k, v in state(tmp_path / "chosen").items() if k.startswith("memory.theta.")]
+    assert adapter and all(1 in v.shape[1:] for v in adapter)
+    with pytest.raises(OptionError, match="give actions=FILE with it"):
+        generated(made, tmp_path / "run", f"choose={table}", "actions=-")
+    with pytest.raises(OptionError, match=r"expected table_6/result.json"):
+        generated(made, tmp_path / "run", f"choose={made / 'actions.txt'}")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_of_another_picture_or_other_actions_is_left_alone(made, tmp_path):
     for name in ("start.png", "actions.txt"):
         (tmp_path / name).write_bytes((made / name).read_bytes())

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -15,6 +16,7 @@ from tasks import Segment
 from tasks.dataset import EpisodeDataset
 from tasks.files import atomic_path
 from world_model.autoencoder import FrameAutoencoder
+from world_model.data.footage import Footage, as_footage
 from world_model.training import read_safetensors
 
 
@@ -45,6 +47,21 @@ class Focus:
             raise ValueError(f"focus={pattern!r} is no regular expression: {error}") from None
 
 
+def encoded(autoencoder: FrameAutoencoder, videos: Iterable[np.ndarray], size: int = 256) -> Tensor:
+    """Latents of all frames as float16 on the CPU, encoded ``size`` by ``size`` as the videos come."""
+    made: list[Tensor] = []
+    waiting = np.empty((0, 0, 0, 3), np.uint8)
+    for video in videos:
+        waiting = np.concatenate([waiting, video]) if len(waiting) else video
+        whole = len(waiting) // size * size
+        if whole:
+            made.append(autoencoder.encode(waiting[:whole], size).half().cpu())
+            waiting = waiting[whole:]
+    if len(waiting):
+        made.append(autoencoder.encode(waiting, size).half().cpu())
+    return torch.cat(made).contiguous()
+
+
 class LatentEpisodes:
     """The latents ``(T, C, h, w)`` of episodes, and their segments.
 
@@ -58,23 +75,24 @@ class LatentEpisodes:
 
     def __init__(
         self,
-        dataset: EpisodeDataset,
+        dataset: Footage | EpisodeDataset,
         autoencoder: FrameAutoencoder,
         episodes: Sequence[int],
         cache: Path | None = None,
     ):
         if not len(episodes):
-            raise ValueError("the dataset holds no episodes; collect some with python -m envs.collect")
-        frames, self.segments, lengths = [], [], []
-        for i in episodes:
-            episode = dataset[i]
-            frames.append(torch.from_numpy(episode.frames))
-            self.segments.append(episode.segments)
-            lengths.append(len(episode))
+            raise ValueError(
+                "the dataset holds no episodes; collect some with python -m envs.collect, or give your own"
+            )
+        footage = as_footage(dataset)
+        self.segments = [footage.segments(i) for i in episodes]
+        self.sources = [footage.source_of(i) for i in episodes]
+        self.weights = torch.tensor(footage.weights, dtype=torch.float64)
+        lengths = [int(footage.lengths[i]) for i in episodes]
         if cache is not None and cache.is_file():
             latents = read_safetensors(cache)["latents"]
         else:
-            latents = autoencoder.encode(torch.cat(frames)).half().cpu().contiguous()
+            latents = encoded(autoencoder, (footage[i].frames for i in episodes))
             if cache is not None:
                 with atomic_path(cache) as temp:
                     save_file({"latents": latents}, temp)
@@ -107,22 +125,37 @@ class LatentEpisodes:
             )
         return places
 
-    def draw(self, size: int, past: int, new: int, rng: torch.Generator, focus: Focus | None = None) -> Batch:
-        """``size`` chunks with f_p = past and f_g = new, uniform over the segments that allow it, but for
-        the focus's share of them, which its pattern must find."""
+    def _caption(self, place: tuple[int, int]) -> str:
+        return self.segments[place[0]][place[1]].caption
+
+    def _pools(self, size: int, past: int, new: int, rng: torch.Generator) -> list[list[tuple[int, int]]]:
+        """For each of ``size`` chunks the places that it may come from."""
         allowed = self.allowed(past, new)
-        pools = [allowed] * size
+        if len(set(self.sources)) == 1:
+            return [allowed] * size
+        apart = [[x for x in allowed if self.sources[x[0]] == k] for k in range(len(self.weights))]
+        weights = self.weights * torch.tensor([bool(places) for places in apart])
+        chosen = torch.multinomial(weights, size, replacement=True, generator=rng)
+        return [apart[k] for k in chosen.tolist()]
+
+    def draw(self, size: int, past: int, new: int, rng: torch.Generator, focus: Focus | None = None) -> Batch:
+        """``size`` chunks with f_p = past and f_g = new: by the sources' weights, then uniform over the
+        segments that allow it, but for the focus's share of them, which its pattern must find."""
+        pools = self._pools(size, past, new, rng)
         if focus is not None:
-            wanted = [(e, s) for e, s in allowed if focus.pattern.search(self.segments[e][s].caption)]
             focused = torch.rand(size, generator=rng) < focus.share
-            pools = [wanted if f and wanted else allowed for f in focused.tolist()]
+            found = {id(p): [x for x in p if focus.pattern.search(self._caption(x))] for p in pools}
+            pools = [
+                found[id(p)] if f and found[id(p)] else p
+                for p, f in zip(pools, focused.tolist(), strict=True)
+            ]
         clean, captions = [], []
         for pool in pools:
             episode, s = pool[int(torch.randint(len(pool), (1,), generator=rng))]
             starts = self._starts((episode, s), past, new)
             j = starts[int(torch.randint(len(starts), (1,), generator=rng))]
             clean.append(self.latents[episode][j + 1 - past : j + 1 + new])
-            captions.append(self.segments[episode][s].caption)
+            captions.append(self._caption((episode, s)))
         return Batch(torch.stack(clean).float(), tuple(captions), past)
 
 

@@ -24,11 +24,13 @@ from tasks import Task
 from tasks.commands import ROOT, CommandError, OptionError, RunDir, integer, main
 from tasks.files import kept_json, write_json, write_text
 from tasks.provenance import command_line, commit, processor
+from world_model.data.footage import inlined
 from world_model.device import pick_device
 from world_model.model import WorldModel, fingerprint
 from world_model.video_metrics.features import I3D, I3D_FILE, I3D_ID, FrameExtractor
 from world_model.video_metrics.pixels import Lpips
-from world_model.video_tables.adversaries import ADVERSARIES, REFERENCES, doubts, reference_row
+from world_model.video_tables.adversaries import ADVERSARIES, REFERENCES, Autoencoded, doubts, reference_row
+from world_model.video_tables.choice import by_set, chosen_rows
 from world_model.video_tables.clips import Clips, open_clips
 from world_model.video_tables.costs import costs
 from world_model.video_tables.imagine import imagine_all, load
@@ -47,10 +49,12 @@ from world_model.video_tables.rows import (
     rank_of,
     row_folder,
     rows_of,
+    similar,
     table_of,
     varied_row,
 )
 
+WORDS = 5  # the table that tells actions in other words
 SHARED = (  # options that choose rows, or how they are made or shown, not what a row's figures are
     "device", "table", "rows", "varied", "ranks", "learning_rates", "steps", "loop_weights", "batch_size", "results",
 )  # fmt: skip
@@ -126,9 +130,11 @@ class Bench:
         """All metrics."""
         return Judge(self.clips, self.features, self.i3d, self.lpips, self.cfg.cuts, self.cfg.resamples)
 
-    def autoencode(self, frames: np.ndarray) -> np.ndarray:
-        """``(T, H, W, 3)`` uint8 through the base's autoencoder and back."""
-        return self.base.autoencoder.decode(self.base.autoencoder.encode(frames))
+    @cached_property
+    def autoencoded(self) -> Autoencoded:
+        """The true videos through the base's autoencoder and back."""
+        autoencoder = self.base.autoencoder
+        return Autoencoded(self.clips, lambda frames: autoencoder.decode(autoencoder.encode(frames)))
 
 
 # --- rows --------------------------------------------------------------------------------------
@@ -144,7 +150,7 @@ def reference_rows(bench: Bench, part: str) -> dict[str, dict[str, Any]]:
         def make(name: str = name, anew: bool = anew) -> dict[str, Any] | None:
             print(f"row {name}", flush=True)
             chunk = bench.task.chunk_frames if anew else None
-            return reference_row(name, bench.clips, bench.judge, chunk, bench.autoencode)
+            return reference_row(name, bench.clips, bench.judge, chunk, bench.autoencoded)
 
         row = kept_json(path, make)
         if row is not None:
@@ -271,7 +277,8 @@ def publish(bench: Bench, table: Table, parts: dict[str, Any], measured_costs: d
     }
     write_json(folder / "result.json", result)
     if cfg.results is not None:
-        write_json(ROOT / cfg.results / f"video_{bench.task.name}_table{cfg.table}.json", result)
+        seed = f"_seed{cfg.seed}" if cfg.seed else ""
+        write_json(ROOT / cfg.results / f"video_{bench.task.name}_table{cfg.table}{seed}.json", result)
     for part, measured in parts.items():
         draw_intervals(folder / f"{part}.png", measured["rows"])
         draw_over_time(folder / f"{part}_over_time.png", measured["rows"])
@@ -297,8 +304,10 @@ def metrics_line(bench: Bench) -> str:
     return ", ".join(name for name in found if name)
 
 
-def check(cfg: DictConfig) -> None:
+def check(cfg: DictConfig, table: Table) -> None:
     """OptionError for a value that an option can't take."""
+    if table.own_data and cfg.data is None:
+        raise OptionError(f"table={cfg.table} is of own videos: give data=FOLDER, see docs/own_data.md")
     for key, minimum in (("clips", 2), ("seed", 0), ("batch_size", 1), ("resamples", 1)):
         integer(cfg, key, minimum)
     if cfg.frames is not None:
@@ -306,8 +315,9 @@ def check(cfg: DictConfig) -> None:
 
 
 def run(cfg: DictConfig) -> None:
-    check(cfg)
     table, rows = table_of(cfg), rows_of(cfg)
+    cfg.data = inlined(cfg.data)
+    check(cfg, table)
     for row in rows.values():
         hydra.utils.instantiate(cfg.memories[row.memory], **row.options)  # a wrong option is said at once
     whole = cfg.copy()
@@ -330,8 +340,13 @@ def run(cfg: DictConfig) -> None:
     }
     print("\n".join(f"{k:>9}  {v}" for k, v in header.items()), flush=True)
     parts: dict[str, Any] = {}
+    if cfg.table == WORDS:
+        say_unchanged(bench)
     for part in table.parts:
         found = part_rows(bench, part, rows_of(whole), list(rows))
+        if table.by_length:
+            found |= chosen_rows(found)
+            found = {n: row | {"by_set": by_set(row["clips"])} for n, row in found.items()}
         parts[part] = {"rows": found, "doubts": [asdict(d) for d in doubts(found)]}
         if part == LONG and not any("src" in r["figures"] for r in found.values()):
             bench.leave_out(
@@ -340,6 +355,15 @@ def run(cfg: DictConfig) -> None:
             )
     folder = publish(bench, table, parts, None if table.parts else measured_costs(bench))
     print(f"\n{(folder / 'table.md').read_text()}\n{folder}")
+
+
+def say_unchanged(bench: Bench) -> None:
+    """Say which captions no synonym changes: those are told in the words of training, after all."""
+    captions = {c for clip in bench.clips.truth for c in clip.captions}
+    if same := sorted(c for c in captions if similar(c, bench.cfg.synonyms) == c):
+        bench.leave_out(
+            f"synonyms of {len(same)} of {len(captions)} captions, such as {same[0]!r}: give synonyms.PHRASE=WORDS"
+        )
 
 
 def measured_costs(bench: Bench) -> dict[str, Any]:

@@ -14,7 +14,8 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from world_model.memory.adapter import write_safetensors
 from world_model.model import WorldModel
 from world_model.picture import read_picture
 from world_model.rollout_file import load_rollout, save_rollout
+from world_model.video_tables.choice import choose
 
 STATE, VIDEO, LOG = "state.safetensors", "video.mp4", "chunks.jsonl"
 ENDS = 10  # chunks at either end of a video whose times are compared
@@ -53,8 +55,28 @@ def source_of(cfg: DictConfig) -> Actions:
     return FileActions(Path(str(cfg.actions)), repeat=cfg.frames is not None)
 
 
-def open_model(cfg: DictConfig) -> tuple[WorldModel, str]:
-    """The world model, and a line that names its weights. Raises CheckpointError, OptionError."""
+def memory_for(cfg: DictConfig, picture: np.ndarray, source: Actions) -> tuple[dict[str, Any], str]:
+    """Options of the memory that ``cfg.choose`` gives for this scene, and what they are called.
+
+    Raises:
+        OptionError: no finished table 6, no Temp-LoRA to set, or actions that are not known beforehand.
+    """
+    if cfg.choose is None:
+        return {}, ""
+    if not isinstance(source, FileActions) or not cfg.memory._target_.endswith("TempLora"):
+        raise OptionError(
+            f"choose={cfg.choose} sets Temp-LoRA before the first action; give actions=FILE with it"
+        )
+    told, options = choose(Path(str(cfg.choose)), picture, len(source.lines))
+    return options, told
+
+
+def open_model(cfg: DictConfig, chosen: Mapping[str, Any]) -> tuple[WorldModel, str]:
+    """The world model, its memory with ``chosen`` options, and a line that names its weights.
+
+    Raises:
+        CheckpointError, OptionError: no such weights, or a value that an option can't take.
+    """
     scales = cfg.guidance
     if scales is not None:
         numbers = isinstance(scales, ListConfig) and all(isinstance(x, int | float) for x in scales)
@@ -62,12 +84,13 @@ def open_model(cfg: DictConfig) -> tuple[WorldModel, str]:
             raise OptionError(f"guidance={scales}: expected two numbers, [past scale, text scale]")
     if cfg.sampling_steps is not None:
         integer(cfg, "sampling_steps", 1)
-    memory = hydra.utils.instantiate(cfg.memory)
+    memory = hydra.utils.instantiate(cfg.memory, **chosen)
     if memory.name.startswith("shuffled"):
         raise OptionError("memory=shuffled exchanges the memories of several episodes; a video is one")
     if memory.name == "oracle":
         raise OptionError("memory=oracle is told how a chunk should end; of a video nobody knows it")
-    folder = weights_folder(cfg.weights, cfg.task.name, "world_model", memory.name)
+    finetuned = None if chosen and cfg.weights is None else memory.name  # whose Θ₀ has a rank of its own
+    folder = weights_folder(cfg.weights, cfg.task.name, "world_model", finetuned)
     device = pick_device(cfg.device)
     model = WorldModel.from_pretrained(
         folder,
@@ -78,6 +101,8 @@ def open_model(cfg: DictConfig) -> tuple[WorldModel, str]:
         guidance=None if scales is None else tuple(scales),
         theta_in=None if cfg.theta_in is None else tuple(cfg.theta_in),
     )
+    if cfg.single_frame:
+        model.settings = replace(model.settings, context_frames=model.settings.chunk_frames + 1)
     if cfg.image_size % model.autoencoder.factor:
         raise OptionError(f"image_size={cfg.image_size}: expected a multiple of {model.autoencoder.factor}")
     shown = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
@@ -181,7 +206,8 @@ def run(cfg: DictConfig) -> None:
     seed, size, fps = integer(cfg, "seed", 0), integer(cfg, "image_size", 8), integer(cfg, "fps", 1)
     source = source_of(cfg)
     picture, changes = read_picture(Path(str(cfg.image)), size)
-    model, weights = open_model(cfg)
+    chosen, told = memory_for(cfg, picture, source)
+    model, weights = open_model(cfg, chosen)
     run_dir = RunDir.open("generate", cfg, ignore=("device", "frames"))
     video = LongVideo(run_dir, model, picture, seed, fps)
     used = model.settings
@@ -189,7 +215,7 @@ def run(cfg: DictConfig) -> None:
         "task": cfg.task.name,
         "model": f"{used.name}, {used.sampling_steps} sampling steps, guidance {list(used.guidance)}",
         "weights": weights,
-        "memory": model.memory.name,
+        "memory": model.memory.name + (f", chosen for this scene: {told}" if told else ""),
         "image": f"{cfg.image}" + (f" ({changes})" if changes else ""),
         "device": str(model.device),
         "video": str(run_dir / VIDEO),

@@ -24,10 +24,10 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from tasks.commands import OptionError, RunDir, integer, main
-from tasks.dataset import load_episodes
 from tasks.files import write_json
 from world_model.autoencoder import FrameAutoencoder
 from world_model.chunks import Batch, Focus, LatentEpisodes
+from world_model.data.footage import Footage, inlined, open_data
 from world_model.device import pick_device, pick_precision
 from world_model.diffusion import Diffusion
 from world_model.model import Settings, WorldModel, local_folder
@@ -178,21 +178,20 @@ def train_core(
     return learner.averaged().eval().requires_grad_(False)
 
 
-def pretrain(cfg: DictConfig, run_dir: RunDir, accelerator: Accelerator) -> Path:
+def pretrain(cfg: DictConfig, run_dir: RunDir, accelerator: Accelerator, footage: Footage) -> Path:
     """Train, or go on training, in ``run_dir``; returns the folder of the finished model."""
-    dataset = load_episodes(cfg.data)
-    training, held = held_out_split(dataset)
+    training, held = held_out_split(footage)
     model = published(cfg, accelerator)
     with accelerator.main_process_first():
         if model is not None:
             autoencoder = model.autoencoder
         else:
-            path = cfg.autoencoder.path or train_autoencoder(cfg, run_dir / "autoencoder_training")
+            path = cfg.autoencoder.path or train_autoencoder(cfg, run_dir / "autoencoder_training", footage)
             autoencoder = FrameAutoencoder.from_pretrained(path).to(accelerator.device)
-        data = LatentEpisodes(dataset, autoencoder, training, run_dir / "latents.safetensors")
+        data = LatentEpisodes(footage, autoencoder, training, run_dir / "latents.safetensors")
     if model is None:
         model = untrained(cfg, autoencoder, data.captions())
-    held_out = LatentEpisodes(dataset, autoencoder, held)
+    held_out = LatentEpisodes(footage, autoencoder, held)
     for past in (1, model.past_frames):
         held_out.allowed(past, model.settings.chunk_frames)
     begin = time.monotonic()
@@ -210,6 +209,14 @@ def pretrain(cfg: DictConfig, run_dir: RunDir, accelerator: Accelerator) -> Path
     return folder
 
 
+def opened(cfg: DictConfig, accelerator: Accelerator) -> Footage:
+    """The data of ``cfg.data``; what is done to them is said."""
+    footage = open_data(cfg.data, hydra.utils.instantiate(cfg.task).chunk_frames)
+    for line in footage.told:
+        accelerator.print(f"data: {line}")
+    return footage
+
+
 def run(cfg: DictConfig) -> None:
     for key in ("diffusion.steps", "diffusion.batch_size", "diffusion.every", "diffusion.held_out_chunks"):
         integer(cfg, key, 1)
@@ -223,13 +230,14 @@ def run(cfg: DictConfig) -> None:
         )
     if cfg.model.get("pretrained") and cfg.autoencoder.path:
         raise OptionError("give autoencoder.path or model.pretrained, which brings its own autoencoder")
+    cfg.data = inlined(cfg.data)
     shared = [RunDir.open("pretrain", cfg, ignore=("device",)) if accelerator.is_main_process else None]
     run_dir = cast(RunDir, broadcast_object_list(shared)[0])
     folder = run_dir / "model"
     if (folder / "metrics.json").is_file():
         accelerator.print("finished already")
     else:
-        folder = pretrain(cfg, run_dir, accelerator)
+        folder = pretrain(cfg, run_dir, accelerator, opened(cfg, accelerator))
     accelerator.print(json.dumps(json.loads((folder / "metrics.json").read_text())))
     accelerator.print(f"{folder}\nplan with it: python -m planner.run task={cfg.task.name} weights={folder}")
     accelerator.end_training()

@@ -22,15 +22,15 @@ from torch import Tensor
 
 from tasks import Task
 from tasks.commands import OptionError, RunDir, integer, main
-from tasks.dataset import load_episodes
 from tasks.files import write_json
 from tasks.shipped import weights_folder
 from world_model.chunks import LatentEpisodes
+from world_model.data.footage import inlined
 from world_model.device import pick_device, pick_precision
 from world_model.diffusion import Diffusion
 from world_model.model import WorldModel
 from world_model.objective import Objective
-from world_model.pretrain import next_chunk_metrics
+from world_model.pretrain import next_chunk_metrics, opened
 from world_model.slowfast import (
     ChunkChooser,
     EpisodeBatches,
@@ -143,17 +143,17 @@ def train_loop(
 
 def slowfast_loop(cfg: DictConfig, run_dir: RunDir, accelerator: Accelerator) -> Path:
     """Run, or go on with, the loop in ``run_dir``; returns the folder of the finished model."""
-    dataset = load_episodes(cfg.data)
+    footage = opened(cfg, accelerator)
     task: Task = hydra.utils.instantiate(cfg.task)
     base = weights_folder(cfg.weights, task.name, "world_model")
     memory = hydra.utils.instantiate(cfg.memory)
     model = WorldModel.from_pretrained(base, memory, accelerator.device, untrained_memory=True)
     if cfg.writer == "base" and memory.spec:
         model.keep_writing()
-    training, held = held_out_split(dataset)
+    training, held = held_out_split(footage)
     with accelerator.main_process_first():
-        data = LatentEpisodes(dataset, model.autoencoder, training, run_dir / "latents.safetensors")
-    held_out = LatentEpisodes(dataset, model.autoencoder, held)
+        data = LatentEpisodes(footage, model.autoencoder, training, run_dir / "latents.safetensors")
+    held_out = LatentEpisodes(footage, model.autoencoder, held)
     begin = time.monotonic()
     train_loop(cfg, model, data, held_out, run_dir / "training", accelerator)
     folder = run_dir / "model"
@@ -188,6 +188,7 @@ def run(cfg: DictConfig) -> None:
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=pick_precision(cfg.precision, device))
     check_options(cfg)
     share_of(cfg.batch_size, accelerator)
+    cfg.data = inlined(cfg.data)
     shared = [RunDir.open("slowfast_loop", cfg, ignore=("device",)) if accelerator.is_main_process else None]
     run_dir = cast(RunDir, broadcast_object_list(shared)[0])
     folder = run_dir / "model"

@@ -8,18 +8,21 @@ The same command resumes. Shipped and used afterwards is the average of the weig
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
+import hydra
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from omegaconf import DictConfig
+from torch import Tensor
 
 from tasks.commands import RunDir, integer, main
-from tasks.dataset import EpisodeDataset, load_episodes
 from tasks.files import write_json
 from world_model.autoencoder import FrameAutoencoder, reconstruction_loss
+from world_model.data.footage import Footage, inlined, open_data
 from world_model.device import pick_device
 from world_model.training import Learner, Log, generator, train
 
@@ -41,17 +44,37 @@ def build_autoencoder(cfg: DictConfig) -> FrameAutoencoder:
     return FrameAutoencoder(vae, cfg.unshuffle, scale=1.0)
 
 
-def held_out_split(dataset: EpisodeDataset, share: float = 0.05) -> tuple[range, range]:
-    """Episode indices for training, and the last ones held out (at least one)."""
-    held = max(1, round(share * len(dataset)))
-    if held >= len(dataset):
-        raise ValueError(f"{len(dataset)} episodes are too few to hold some out; collect at least 2")
-    return range(len(dataset) - held), range(len(dataset) - held, len(dataset))
+def held_out_split(footage: Footage, share: float = 0.05) -> tuple[list[int], list[int]]:
+    """Episode indices for training, and the last ones of each source held out (at least one where it has two).
+
+    Raises:
+        ValueError: no source has two.
+    """
+    counts = [min(len(r) - 1, max(1, round(share * len(r)))) for r in footage.ranges]
+    if not any(counts):
+        raise ValueError(
+            f"{len(footage)} episodes are too few to hold some out; collect at least 2, or cut long recordings "
+            "with data.clip_chunks"
+        )
+    parts = list(zip(footage.ranges, counts, strict=True))
+    return [i for r, n in parts for i in r[: len(r) - n]], [i for r, n in parts for i in r[len(r) - n :]]
 
 
-def frames_of(dataset: EpisodeDataset, episodes: range) -> np.ndarray:
+def frames_of(footage: Footage, episodes: Sequence[int]) -> np.ndarray:
     """All frames of some episodes, ``(N, H, W, 3)`` uint8."""
-    return np.concatenate([dataset[i].frames for i in episodes])
+    return np.concatenate([footage[i].frames for i in episodes])
+
+
+def draw_frames(frames: list[Tensor], weights: Sequence[float], count: int, rng: torch.Generator) -> Tensor:
+    """``(count, H, W, 3)`` frames: by the sources' weights, then uniform over a source's frames."""
+    if len(frames) == 1:
+        return frames[0][torch.randint(len(frames[0]), (count,), generator=rng)]
+    chosen = torch.multinomial(torch.tensor(weights, dtype=torch.float64), count, True, generator=rng)
+    where = torch.rand(count, dtype=torch.float64, generator=rng)
+    picked = [
+        frames[k][int(w * len(frames[k]))] for k, w in zip(chosen.tolist(), where.tolist(), strict=True)
+    ]
+    return torch.stack(picked)
 
 
 @torch.no_grad()
@@ -78,7 +101,7 @@ def reconstruction_metrics(model: FrameAutoencoder, frames: np.ndarray) -> dict[
     }
 
 
-def train_autoencoder(cfg: DictConfig, folder: Path) -> Path:
+def train_autoencoder(cfg: DictConfig, folder: Path, footage: Footage) -> Path:
     """Train, or go on training, in ``folder``; returns the folder of the finished autoencoder."""
     done = folder / "autoencoder"
     if (done / "metrics.json").is_file():
@@ -86,9 +109,9 @@ def train_autoencoder(cfg: DictConfig, folder: Path) -> Path:
     options = cfg.autoencoder
     torch.manual_seed(cfg.seed)
     device = pick_device(cfg.device)
-    dataset = load_episodes(cfg.data)
-    training, held = held_out_split(dataset)
-    frames = torch.from_numpy(frames_of(dataset, training))
+    training, held = held_out_split(footage)
+    apart = [[i for i in training if i in r] for r in footage.ranges]
+    frames = [torch.from_numpy(frames_of(footage, some)) for some in apart]
     model = build_autoencoder(cfg.model.autoencoder).to(device)
     learner = Learner(model.vae, folder, options.steps, options.learning_rate, options.warmup, options.ema)
     learner.resume()
@@ -96,7 +119,7 @@ def train_autoencoder(cfg: DictConfig, folder: Path) -> Path:
 
     def loss(step: int):
         draw = generator(cfg.seed, step)
-        batch = frames[torch.randint(len(frames), (options.batch_size,), generator=draw)]
+        batch = draw_frames(frames, footage.weights, options.batch_size, draw)
         torch.manual_seed(cfg.seed * 1_000_003 + step)  # the posterior's sample
         return reconstruction_loss(model, model.to_pixels(batch), options.colour_weight, options.kl_weight)
 
@@ -104,8 +127,9 @@ def train_autoencoder(cfg: DictConfig, folder: Path) -> Path:
     log.close()
     averaged = cast(AutoencoderKL, learner.averaged().eval())
     final = FrameAutoencoder(averaged, model.unshuffle, scale=1.0).to(device)
-    normalise_latents(final, frames[:: max(1, len(frames) // 4096)].numpy())
-    metrics = reconstruction_metrics(final, frames_of(dataset, held)[:2048])
+    each = 4096 // len(frames)
+    normalise_latents(final, torch.cat([f[:: max(1, len(f) // each)] for f in frames]).numpy())
+    metrics = reconstruction_metrics(final, frames_of(footage, held)[:2048])
     final.save_pretrained(done)
     write_json(done / "metrics.json", {**metrics, "steps": options.steps})
     return done
@@ -113,8 +137,13 @@ def train_autoencoder(cfg: DictConfig, folder: Path) -> Path:
 
 def run(cfg: DictConfig) -> None:
     integer(cfg, "autoencoder.steps", 1)
+    cfg.data = inlined(cfg.data)
     run_dir = RunDir.open("autoencoder", cfg, ignore=("device",))
-    folder = train_autoencoder(cfg, run_dir.path)
+    folder = run_dir / "autoencoder"
+    if not (folder / "metrics.json").is_file():
+        footage = open_data(cfg.data, hydra.utils.instantiate(cfg.task).chunk_frames)
+        print("".join(f"data: {line}\n" for line in footage.told), end="", flush=True)
+        train_autoencoder(cfg, run_dir.path, footage)
     print(json.dumps(json.loads((folder / "metrics.json").read_text())))
     print(folder)
 

@@ -100,7 +100,7 @@ class Studio:
         """The parts of a choice; for the worker's thread alone. Raises CommandError, CheckpointError."""
         if (task, memory) not in self._open:
             cfg = self.options(task, memory)
-            model, weights = open_model(cfg)
+            model, weights = open_model(cfg, {})
             self._open[task, memory] = Stage(
                 hydra.utils.instantiate(cfg.task), memory, model, model.without_memory(), weights, cfg
             )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import cycle
 from typing import Any
 
@@ -38,19 +39,36 @@ BARS = {  # the metrics by which an adversary must be worse than videos that are
 Videos = dict[int, np.ndarray]
 
 
+class Autoencoded:
+    """The true videos through an autoencoder, made once for all the rows that need them.
+
+    Args:
+        autoencode: ``(T, H, W, 3)`` uint8 there and back.
+    """
+
+    def __init__(self, clips: Clips, autoencode: Callable[[np.ndarray], np.ndarray]):
+        self.clips, self.autoencode = clips, autoencode
+
+    @cached_property
+    def truth(self) -> list[Clip]:
+        """With all frames, the first included."""
+        return [replace(c, frames=self.autoencode(c.frames)) for c in self.clips.truth]
+
+    @cached_property
+    def wrong(self) -> Videos:
+        """Videos of wrong actions, without the first frame."""
+        return {i: self.autoencode(c.frames[1:]) for i, c in self.clips.wrong.items()}
+
+
 def reference_row(
-    name: str,
-    clips: Clips,
-    judge: Judge,
-    chunk_frames: int | None,
-    autoencode: Callable[[np.ndarray], np.ndarray],
+    name: str, clips: Clips, judge: Judge, chunk_frames: int | None, autoencoded: Autoencoded
 ) -> dict[str, Any] | None:
     """Floor, ceiling or an adversary, measured as a model's row is; None where there are no such videos.
 
     Args:
         name: in ``REFERENCES`` or ``ADVERSARIES``.
         chunk_frames: of a frozen video that starts anew with each chunk; None freezes the whole.
-        autoencode: ``(T, H, W, 3)`` uint8 there and back.
+        autoencoded: the true videos as adversaries are made of them.
     """
     true: Videos = {i: c.frames[1:] for i, c in enumerate(clips.truth)}
     at: list[tuple[int, int]] = []
@@ -58,9 +76,9 @@ def reference_row(
     if name == "other_layouts":
         videos = alike(clips)
     elif name == "wrong_action":
-        videos = {i: autoencode(c.frames[1:]) for i, c in clips.wrong.items()}
+        videos = autoencoded.wrong
     elif name != "truth":
-        blurred = [replace(c, frames=autoencode(c.frames)) for c in clips.truth]
+        blurred = autoencoded.truth
         if name == "autoencoded":
             videos = {i: c.frames[1:] for i, c in enumerate(blurred)}
         elif name == "frozen":

@@ -17,8 +17,10 @@ from tqdm import tqdm
 from tasks import Episode, Layout, Task
 from tasks.commands import CommandError, RunDir, factory
 from tasks.dataset import DatasetWriter, load_episodes
+from tasks.lerobot import png
 from tasks.revisit import REVISITS
 from tasks.task import SEEDS_APART, held_out_seeds
+from world_model.data.footage import open_data
 from world_model.video_metrics.revisit import out_and_back
 
 Record = Callable[..., tuple[Episode | None, str | None]]
@@ -44,6 +46,12 @@ class Clip:
     def chunks(self) -> int:
         """Actions, each a chunk of frames."""
         return len(self.captions)
+
+    @property
+    def complexity(self) -> float:
+        """How much there is in the first picture: bits a pixel, as PNG packs it without loss."""
+        first = self.frames[0]
+        return 8 * len(png(first)) / (first.shape[0] * first.shape[1])
 
 
 @dataclass(frozen=True)
@@ -102,12 +110,15 @@ def long_enough(chunks: int, chunk_frames: int, frames: int | None) -> bool:
 
 
 def dataset_clips(cfg: DictConfig, task: Task, clip: Callable[[Episode, int], Clip]) -> Clips:
-    """The first ``cfg.clips`` fitting episodes of ``cfg.data``, and as many others where it has them.
+    """The first ``cfg.clips`` fitting episodes of ``cfg.data``, and as many others where it has them. A
+    dataset of ours keeps its layouts' seeds; other episodes are numbered.
 
     Raises:
         CommandError: too few episodes, or another task's.
     """
-    data = load_episodes(cfg.data)
+    data = open_data(cfg.data, task.chunk_frames)
+    for line in data.told:
+        print(f"data: {line}")
     made_for = {data.provenance(i).get("task", task.name) for i in range(len(data))}
     if made_for != {task.name}:
         raise CommandError(
@@ -121,8 +132,9 @@ def dataset_clips(cfg: DictConfig, task: Task, clip: Callable[[Episode, int], Cl
         raise CommandError(
             f"clips={cfg.clips}: data={cfg.data} has {len(fitting)} episodes that are long enough"
         )
-    seeds = [i if s is None else s for i, s in enumerate(data.seeds)]
-    if trained := sum(seeds[i] in task.train_seeds for i in fitting[: cfg.clips]):
+    given = [s for s in data.seeds if s is not None]
+    seeds = given if len(set(given)) == len(data) else list(range(len(data)))
+    if trained := sum(data.seeds[i] in task.train_seeds for i in fitting[: cfg.clips]):
         print(f"{trained} of {cfg.clips} clips are training layouts: figures on them are not held-out ones")
     chosen = [clip(data[i], seeds[i]) for i in fitting[: 2 * cfg.clips]]
     others = chosen[cfg.clips :] if len(chosen) == 2 * cfg.clips else []

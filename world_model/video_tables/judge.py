@@ -92,7 +92,13 @@ class Judge:
         features = [self.features(video) for video in whole]
         found = scene_cuts(whole, **self.cuts)
         records: list[dict[str, Any]] = [
-            {"seed": c.seed, "chunks": c.chunks, "frames": len(v), "cuts": list(cuts)}
+            {
+                "seed": c.seed,
+                "chunks": c.chunks,
+                "complexity": c.complexity,
+                "frames": len(v),
+                "cuts": list(cuts),
+            }
             for c, v, cuts in zip(truth, whole, found.cuts, strict=True)
         ]
         by_frame: list[np.ndarray] = []

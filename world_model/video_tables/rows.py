@@ -95,13 +95,16 @@ class Table:
         title: what it compares.
         parts: what the videos are: ``next_chunk`` from the true past, ``long`` from the first frame alone.
         rows: its rows, from the configuration and the row of table 1 that it varies.
-        by_length: whether figures are also given apart for each length of plan.
+        by_length: whether figures are also given apart for each length of plan and complexity of scene, and
+            rank and rate chosen by it.
+        own_data: whether the videos have to be given, for the task's own show nothing of the kind.
     """
 
     title: str
     parts: tuple[str, ...]
     rows: Callable[[DictConfig, str, Row], dict[str, Row]]
     by_length: bool = False
+    own_data: bool = False
 
 
 def _variants(cfg: DictConfig, name: str, row: Row) -> dict[str, Row]:
@@ -159,9 +162,13 @@ TABLES = {
     3: Table("what fast learning costs", (), lambda cfg, name, row: {}),
     4: Table("kinds of Temp-LoRA and of input", (LONG,), _kinds),
     5: Table("actions in other words", (NEXT,), _wordings),
-    6: Table("rank and learning rate, by length of plan", (LONG,), _grid(6), by_length=True),
+    6: Table("rank and learning rate, by complexity of scene", (LONG,), _grid(6), by_length=True),
+    7: Table(
+        "video generation on own videos (the paper: Walking Tour)", (NEXT, LONG), _variants, own_data=True
+    ),
     8: Table("rank and learning rate", (LONG,), _grid(8)),
     9: Table("diffusion steps", (NEXT, LONG), _steps),
+    10: Table("consistency on own videos (the paper: TECO-Habitat)", (LONG,), _variants, own_data=True),
 }
 
 
@@ -176,8 +183,7 @@ def table_of(cfg: DictConfig) -> Table:
     """The table that is asked for. Raises OptionError."""
     if cfg.table not in TABLES:
         raise OptionError(
-            f"table={cfg.table}: expected {', '.join(map(str, TABLES))}; 2 is planner.evaluate's, 7 and 10 need "
-            "the paper's other data sets"
+            f"table={cfg.table}: expected {', '.join(map(str, TABLES))}; 2 is planner.evaluate's"
         )
     return TABLES[cfg.table]
 
