@@ -16,6 +16,8 @@ from tasks.commands import CommandError, OptionError, integer, main
 
 def listening(host: str, port: int) -> socket.socket:
     """A socket on which to answer. Raises CommandError."""
+    if not host:
+        raise CommandError("host= is empty; give host=127.0.0.1, or host=0.0.0.0 for every address")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -82,7 +81,7 @@ class Session:
             job.check()
             if source == "picture":
                 assert self.upload is not None
-                picture, _ = uploaded_picture(io.BytesIO(self.upload), stage.cfg.image_size)
+                picture, _ = uploaded_picture(self.upload, stage.cfg.image_size)
                 self.play(Take(stage, picture, seed, "a picture", None, compare))
             else:
                 self.play(self.from_layout(stage, seed, by, compare))
@@ -94,7 +93,7 @@ class Session:
         seeds = stage.task.heldout_seeds
         if number >= len(seeds):
             raise CommandError(f"The seed is at most {len(seeds) - 1}.")
-        simulation = self.studio.simulation(stage, by or "expert")
+        simulation = self.studio.simulation(stage, by)
         try:
             first = simulation.begin(seeds[number])
             assert simulation.running is not None
@@ -248,6 +247,7 @@ class Session:
         return {
             "type": "episode",
             **take.origin(),
+            "unmeasured": take.simulation.unmeasured if take.simulation else "",
             "actions": shown_actions(take.stage.task),
             "first": data_url(take.first),
             "chunks": [self.chunk(s, i) for i, s in enumerate(take.steps, 1)],

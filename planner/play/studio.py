@@ -11,9 +11,9 @@ import hydra
 from omegaconf import DictConfig, open_dict
 
 from inverse_dynamics.model import InverseDynamics
-from planner.play.simulation import Executor, Simulation
+from planner.play.simulation import Executor, Reader, Simulation
 from tasks import PlanError, Subgoal, Task
-from tasks.commands import ROOT, CommandError, compose, factory
+from tasks.commands import ROOT, CommandError, compose, factory, one_line
 from tasks.shipped import weights_folder
 from world_model.device import pick_device
 from world_model.generate import open_model
@@ -109,16 +109,36 @@ class Studio:
             self._open.popitem(last=False)
         return self._open[task, memory]
 
-    def simulation(self, stage: Stage, by: Executor) -> Simulation:
-        """A simulator of the stage's task. Raises CommandError, and whatever the simulator does."""
-        cfg = stage.cfg
-        folder = weights_folder(cfg.inverse_dynamics, stage.task.name, "inverse_dynamics")
-        reader = InverseDynamics.from_pretrained(folder).to(pick_device(cfg.device)).eval()
-        env = factory(cfg, "env")(task=stage.task)
-        locator = None
-        if cfg.get("locator") is not None:
-            locator = hydra.utils.instantiate(cfg.locator)(task=stage.task, env=env, reader=reader)
-        return Simulation(env, reader, locator, by)
+    def simulation(self, stage: Stage, by: Executor | None) -> Simulation:
+        """A simulator of the stage's task; ``by=None`` is for its reset alone.
+
+        The inverse dynamics model is opened where it is needed: without one the expert still acts, and what
+        only it could measure is not measured.
+
+        Raises:
+            CommandError, CheckpointError, and whatever the simulator does.
+        """
+        cfg, task = stage.cfg, stage.task
+        reader = Reader(lambda: open_reader(cfg, task.name))
+        if by == "reader":
+            _ = reader.model
+        env = factory(cfg, "env")(task=task)
+        locator, unmeasured = None, f"Nothing reads places off the frames of task={task.name}"
+        if by and cfg.get("locator") is not None:
+            try:
+                locator = hydra.utils.instantiate(cfg.locator)(task=task, env=env, reader=reader)
+            except (CommandError, ValueError) as error:
+                if by == "reader":
+                    env.close()
+                    raise
+                unmeasured = f"Not measured: {one_line(error)}"
+        return Simulation(env, reader, locator, by, unmeasured)
+
+
+def open_reader(cfg: DictConfig, task: str) -> InverseDynamics:
+    """A task's inverse dynamics model. Raises CommandError, CheckpointError."""
+    folder = weights_folder(cfg.inverse_dynamics, task, "inverse_dynamics")
+    return InverseDynamics.from_pretrained(folder).to(pick_device(cfg.device)).eval()
 
 
 def usual_actions(task: Task) -> dict[str, Subgoal]:
