@@ -74,16 +74,16 @@ class TinyStudio(Studio):
 
     steps, learning_steps = 3, 2
 
-    def stage(self, task: str, memory: str) -> Stage:
-        if (task, memory) not in self._open:
-            cfg = self.options(task, memory)
+    def stage(self, task: str, memory: str, choice: str) -> Stage:
+        key = task, memory, choice
+        if key not in self._open:
+            cfg = self.options(*key)
             learns = {"measure_effect": True, "steps": self.learning_steps}
             kept = make_memory(**learns) if memory == "temp_lora" else None
             model = make_model(make_text(), kept, sampling_steps=self.steps)
-            self._open[task, memory] = Stage(
-                CubeReturn(), memory, model, model.without_memory(), "tiny (test)", cfg
-            )
-        return self._open[task, memory]
+            parts = (CubeReturn(), memory, choice, model, model.without_memory())
+            self._open[key] = Stage(*parts, "tiny (test)", cfg)
+        return self._open[key]
 
     def simulation(self, stage: Stage, by) -> Simulation:
         return Simulation(PaintedEnv(), Reader(), Ruler(), by)  # type: ignore[arg-type]

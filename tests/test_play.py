@@ -33,7 +33,7 @@ from planner.play.ratings import CRITERIA, Ratings
 from planner.play.runs import finished, served
 from planner.play.server import PAGE, Play, application
 from planner.play.session import sentence
-from planner.play.studio import Studio, shown_actions
+from planner.play.studio import SHIPPED, Studio, shown_actions
 from planner.play.worker import CancelledError, Worker
 from tasks.commands import CommandError, compose
 from tasks.cube_return import CubeReturn
@@ -305,7 +305,7 @@ def test_a_saved_episode_opens_exactly_as_it_was(client, play, studio, tmp_path)
         assert told["chunks"] == chunks and told["compare"] and told["simulator"] == "expert"
         for a, b in zip(old.steps, take.steps, strict=False):
             assert torch.equal(a.imagined.rollout.past, b.imagined.rollout.past)
-            memory = studio.stage("cube_return", "temp_lora").model.memory
+            memory = studio.stage("cube_return", "temp_lora", SHIPPED).model.memory
             states = [memory.state_dict(s.imagined.rollout.memory) for s in (a, b)]
             assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
         assert page.act(PICK)["frames"] == after["frames"]
@@ -611,20 +611,40 @@ def test_navigation_has_keys():
 
 
 def test_a_port_in_use_is_one_line():
-    with listening("127.0.0.1", 0) as first:
-        first.listen()
-        with pytest.raises(
-            CommandError, match=r"port=\d+ can't be listened on \(Address already in use\); give"
-        ):
-            listening("127.0.0.1", first.getsockname()[1])
+    with listening("127.0.0.1", 0) as first, pytest.raises(
+        CommandError, match=r"port=\d+ can't be listened on \(Address already in use\); give"
+    ):
+        listening("127.0.0.1", first.getsockname()[1])
 
 
 def test_other_choices_keep_the_commands_options(tmp_path):
     studio = Studio(compose("play", [f"runs={tmp_path}", "memory.steps=7", "sampling_steps=5"]))
-    own, other = (studio.options("cube_return", m) for m in ("temp_lora", "temp_lora_original"))
+    own, other = (studio.options("cube_return", m, SHIPPED) for m in ("temp_lora", "temp_lora_original"))
     assert own.memory.steps == 7 and own.memory.measure_effect and own.sampling_steps == 5
     assert other.memory.objective == "conditional" and other.sampling_steps == 5
-    assert "measure_effect" not in studio.options("cube_return", "none").memory
+    assert "measure_effect" not in studio.options("cube_return", "none", SHIPPED).memory
+
+
+def test_what_training_left_in_the_runs_folder_can_be_chosen(tmp_path):
+    model = make_model(make_text(), make_memory())
+    for name, task in (("slowfast_loop/mine", "cube_return"), ("pretrain/walk", "path_retrace")):
+        model.save_pretrained(tmp_path / name / "model")
+        write_text(tmp_path / name / "config.yaml", f"task: {{name: {task}}}")
+    for name, text in (("damaged", "{"), ("odd", "[]"), ("bare", "task: x")):
+        write_text(tmp_path / "pretrain" / name / "config.yaml", text)
+        write_text(tmp_path / "pretrain" / name / "model/world_model.json", "{}")
+    write_text(tmp_path / "pretrain/none/model/world_model.json", "{}")
+    small = ["memory.rank=2", "memory.alpha=2", "memory.targets=attention", "memory.optimizer=adam"]
+    studio = Studio(compose("play", [f"runs={tmp_path}", f"image_size={SIDE}", *small]))
+    offered = studio.offered()
+    assert offered["cube_return"] == [SHIPPED, "slowfast_loop/mine"]
+    stage = studio.stage("cube_return", "temp_lora", "slowfast_loop/mine")
+    assert "slowfast_loop/mine/model" in stage.weights and stage.model.settings.name == "tiny"
+    for wrong in ("pretrain/walk", "../x", str(tmp_path / "slowfast_loop/mine")):
+        with pytest.raises(CommandError, match="is not offered here; have shipped, slowfast_loop/mine"):
+            studio.check("cube_return", "temp_lora", wrong)
+    given = Studio(compose("play", [f"runs={tmp_path}", "weights=/some/where"]))
+    assert list(given.weights("cube_return")) == ["/some/where", "slowfast_loop/mine"]
 
 
 def test_a_sentence_ends():

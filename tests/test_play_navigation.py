@@ -16,7 +16,7 @@ from test_play import HERE, one, opened
 from envs.expert import expert_actions
 from planner.play.server import Play, application
 from planner.play.simulation import path_back
-from planner.play.studio import Studio
+from planner.play.studio import SHIPPED, Studio
 from tasks import PlanError, Subgoal
 from tasks.commands import CommandError, compose
 from tasks.path_retrace import AGENT, PathRetrace
@@ -73,6 +73,7 @@ def client_of(options: list[str]) -> TestClient:
     return TestClient(application(Play(Studio(compose("play", options))), "127.0.0.1"), headers=HERE)
 
 
+@pytest.mark.timeout(900)
 def test_a_walk_is_imagined_and_executed(tmp_path: Path):
     options = [*navigation(tmp_path / "weights"), f"runs={tmp_path / 'runs'}"]
     with client_of(options) as client, opened(client) as page:
@@ -109,7 +110,7 @@ def test_without_an_inverse_dynamics_model_the_expert_walks_unmeasured(tmp_path:
 
 def test_cubes_need_no_inverse_dynamics_model_for_the_expert(tmp_path: Path):
     studio = Studio(compose("play", [f"inverse_dynamics={tmp_path / 'none'}", "memory=none"]))
-    stage = studio.stage("cube_return", "none")
+    stage = studio.stage("cube_return", "none", SHIPPED)
     simulation = studio.simulation(stage, "expert")
     assert simulation.locator is not None and simulation.unmeasured == "" and simulation.unit == "mm"
     simulation.close()

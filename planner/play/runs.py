@@ -28,7 +28,7 @@ def finished(runs: Path) -> list[dict[str, Any]]:
         found.append(((folder / RESULT).stat().st_mtime, _run(runs, folder, told)))
     for depth in range(1, DEPTH):
         for folder in runs.glob("*/" * depth + "finished"):
-            if rows := {p.stem: told for p in sorted(folder.glob("*.json")) if (told := _read(p))}:
+            if rows := {p.stem: row for p in sorted(folder.glob("*.json")) if (row := _read(p))}:
                 newest = max(p.stat().st_mtime for p in folder.glob("*.json"))
                 found.append((newest, _table(runs, folder.parent, rows)))
     return [told for _, told in sorted(found, key=lambda pair: -pair[0])]

@@ -40,6 +40,7 @@ NAME = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{6}")
 FIELDS: dict[str, type | tuple[type, ...]] = {
     "task": str,
     "memory": str,
+    "choice": str,
     "weights_version": str,
     "options": dict,
     "source": str,
@@ -178,7 +179,7 @@ def opened(name: str, studio: Studio) -> Take:
     folder = folder_of(studio.runs, name)
     record, tensors = read_record(folder), read_frames(folder)
     try:
-        stage = studio.stage(record["task"], record["memory"])
+        stage = studio.stage(record["task"], record["memory"], record["choice"])
         _require_same(record, stage)
         by = record["simulator"]
         simulation = studio.simulation(stage, by) if by else None

@@ -117,7 +117,8 @@ class Play:
 
     def warm(self) -> None:
         """Open what the page is set to at first, so that its first chunk does not wait for it."""
-        chosen = self.studio.cfg.task.name, self.studio.first_memory
+        task = self.studio.cfg.task.name
+        chosen = task, self.studio.first_memory, next(iter(self.studio.weights(task)))
         self.worker.submit(self, lambda job: ready(lambda: self.studio.stage(*chosen)), lambda place: None)
 
     # --- the page's own connection -------------------------------------------------------------
@@ -139,16 +140,21 @@ class Play:
         self.pages[token] = session
         send({"type": "hello", "page": token})
         sending = asyncio.create_task(self._send(socket, out))
+        code = None
         try:
             while out.qsize() <= MOST_WAITING:
                 session.receive(parsed(await socket.receive_text()))
-            await socket.close(1008)
-        except (WebSocketDisconnect, KeyError):  # KeyError: a binary message
+            code = 1008
+        except KeyError:  # a binary message
+            code = 1003
+        except WebSocketDisconnect:
             pass
         finally:
             sending.cancel()
             del self.pages[token]
             session.close()
+        if code is not None:
+            await socket.close(code)
 
     async def _send(self, socket: WebSocket, out: asyncio.Queue[dict[str, Any]]) -> None:
         while True:
@@ -172,7 +178,7 @@ class Play:
         cfg = self.studio.cfg
         return JSONResponse(
             {
-                "tasks": self.studio.tasks(),
+                "tasks": await run_in_threadpool(self.studio.offered),
                 "memories": self.studio.memories(),
                 "fps": cfg.fps,
                 "upload_megabytes": cfg.upload_megabytes,

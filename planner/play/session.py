@@ -65,7 +65,6 @@ class Session:
     def start(self, message: Message) -> None:
         """A new episode: ``source`` is ``seed`` or ``picture``; ``seed`` counts held-out layouts."""
         task, memory = str(message.get("task")), str(message.get("memory"))
-        self.studio.check(task, memory)
         seed, source = whole(message.get("seed"), "The seed", 0, MOST_SEED), message.get("source")
         by, compare = message.get("simulator"), message.get("compare") is True
         if by not in (None, "expert", "reader"):
@@ -77,7 +76,8 @@ class Session:
 
         def work(job: Job) -> None:
             self.send({"type": "phase", "phase": "open"})
-            stage = self.studio.stage(task, memory)
+            choice = message.get("weights") or next(iter(self.studio.weights(task)))
+            stage = self.studio.stage(task, memory, str(choice))
             job.check()
             if source == "picture":
                 assert self.upload is not None

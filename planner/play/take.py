@@ -90,6 +90,7 @@ class Take:
         return {
             "task": self.stage.task.name,
             "memory": self.stage.memory,
+            "choice": self.stage.choice,
             "weights": self.stage.weights,
             "source": self.source,
             "seed": self.seed,

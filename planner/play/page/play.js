@@ -35,7 +35,9 @@ export class Play {
       const { task, memory, saved } = this.form.elements;
       this.fps = told.fps;
       this.megabytes = told.upload_megabytes;
-      options(task, told.tasks.map((t) => [t, t]), task.value || told.tasks[0]);
+      this.weights = told.tasks;
+      const tasks = Object.keys(told.tasks);
+      options(task, tasks.map((t) => [t, t]), task.value || tasks[0]);
       options(memory, told.memories.map((m) => [m, m]), memory.value || told.memories[0]);
       const shown = told.saved.map((s) => [s.name, `${s.saved} · ${s.memory} · ${count(s.captions.length, "chunk", "chunks")} · ${s.source}`]);
       options(saved, shown.length ? shown : [["", "none yet"]], saved.value);
@@ -46,7 +48,8 @@ export class Play {
   }
 
   fit() {
-    const source = this.form.elements.source.value;
+    const { source: { value: source }, task, weights } = this.form.elements;
+    if (this.weights) options(weights, this.weights[task.value].map((w) => [w, w]), weights.value);
     for (const part of this.form.querySelectorAll("[data-source]")) part.hidden = !part.dataset.source.split(" ").includes(source);
     for (const input of this.form.querySelectorAll("[data-source] input, [data-source] select")) input.disabled = input.closest("[data-source][hidden]") != null;
     $(".name", this.form).textContent = source === "seed" ? "Layout and seed" : "Seed";
@@ -85,6 +88,7 @@ export class Play {
       type: "start",
       source,
       task: given.task.value,
+      weights: given.weights.value,
       memory: given.memory.value,
       seed: given.seed.valueAsNumber,
       simulator: source === "seed" ? given.simulator.value || null : null,
@@ -252,7 +256,8 @@ export class Play {
     this.say(this.done || "");
     this.done = "";
     this.enable();
-    if (this.focused?.isConnected && document.activeElement === document.body) this.focused.focus({ preventScroll: true });
+    const { activeElement: active, body } = document;
+    if (this.focused?.isConnected && (active === body || !active.checkVisibility())) this.focused.focus({ preventScroll: true });
     this.focused = null;
   }
 
