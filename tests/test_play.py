@@ -213,6 +213,9 @@ def test_a_running_chunk_can_be_cancelled_and_others_wait_in_line(client, studio
         second.until("idle")
         first.send("act", text=PICK)
         first.until("progress", done=1)
+        for kind in ("undo", "save", "act", "compare", "start", "open"):
+            first.send(kind, chunk=0, text=PUT)
+            assert first.until("error")["text"] == "One thing at a time: wait for it, or cancel it."
         second.send("act", text=PICK)
         second.until("line", place=1)
         first.ask("cancel")
@@ -611,8 +614,9 @@ def test_navigation_has_keys():
 
 
 def test_a_port_in_use_is_one_line():
-    with listening("127.0.0.1", 0) as first, pytest.raises(
-        CommandError, match=r"port=\d+ can't be listened on \(Address already in use\); give"
+    with (
+        listening("127.0.0.1", 0) as first,
+        pytest.raises(CommandError, match=r"port=\d+ can't be listened on \(Address already in use\); give"),
     ):
         listening("127.0.0.1", first.getsockname()[1])
 
