@@ -228,6 +228,8 @@ def test_navigation_is_walked_with_keys(tmp_path: Path):
     studio = Studio(compose("play", [*navigation(tmp_path / "weights"), f"runs={tmp_path}", "fps=20"]))
     with serving(studio) as room, watching(room.address) as w:
         press, expect = w.page.keyboard.press, playwright.expect
+        expect(w.at("#begin [type=submit]")).to_be_enabled()
+        w.shot(tmp_path, "start")
         w.at("#begin [type=submit]").click()
         w.chunks(0)
         walked = {"w": "go forward", "ArrowLeft": "turn left", "D": "turn right", "ArrowDown": "go back"}

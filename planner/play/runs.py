@@ -52,7 +52,7 @@ def served(runs: Path, name: str) -> Path | None:
     try:
         path = (root / name).resolve()
         there = path.is_file()
-    except OSError:  # a name that no file can have
+    except (OSError, RuntimeError):  # a name that no file can have, or a loop of links
         return None
     if not there or not path.is_relative_to(root) or path.suffix not in SHOWN:
         return None
