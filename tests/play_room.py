@@ -8,13 +8,16 @@ from typing import Any
 import gymnasium
 import numpy as np
 from PIL import Image
-from tiny import SIDE, frames, make_memory, make_model, make_text
+from tiny import SIDE, WIDTH, frames, make_memory, make_model, make_text
 
 from envs.base import TaskEnv
+from inverse_dynamics.model import InverseDynamics, InverseDynamicsConfig
 from planner.play.simulation import Simulation
 from planner.play.studio import Stage, Studio
 from tasks.cube_return import CubeReturn
 from tasks.files import write_json, write_text
+from tasks.path_retrace import PathRetrace
+from world_model.text import SentenceEncoder
 
 PICK, PUT = "pick up the red cube", "put the red cube on the left"
 
@@ -25,7 +28,7 @@ class PaintedEnv(TaskEnv):
     name, names = "painted", ("red cube", "blue cube", "gripper")
 
     def __init__(self) -> None:
-        self.task, self.resets = CubeReturn(), 0
+        self.task, self.resets, self.closed = CubeReturn(), 0, False
         self.action_space = self.action_box()
         self.observation_space = gymnasium.spaces.Box(0, 255, (SIDE, SIDE, 3), np.uint8)
 
@@ -38,6 +41,9 @@ class PaintedEnv(TaskEnv):
     def step(self, action):
         self.history.append(np.asarray(action))
         return self.frame(), 0.0, False, False, self.info()
+
+    def close(self) -> None:
+        self.closed = True
 
     def frame(self) -> np.ndarray:
         told = np.concatenate([[self.layout.seed], *self.history]).astype(np.float32)
@@ -59,24 +65,25 @@ class Ruler:
     names, unit, scale = ("red cube", "blue cube"), "mm", 1000.0
 
     def chunk_error(self, episode, segment, subgoal, shown):
-        assert segment.stop == len(episode) - 1 and len(shown) == segment.stop - segment.start
+        assert segment.stop == len(episode) - 1 and segment.stop - segment.start == 4 and shown.ndim == 4
         return None if subgoal.kind == "pick" else 0.25
 
 
 class TinyStudio(Studio):
     """A studio whose one model is a random one of the real classes."""
 
-    steps = 3
+    steps, learning_steps = 3, 2
 
-    def stage(self, task: str, memory: str) -> Stage:
-        if (task, memory) not in self._open:
-            cfg = self.options(task, memory)
-            kept = make_memory(measure_effect=True) if memory == "temp_lora" else None
+    def stage(self, task: str, memory: str, choice: str) -> Stage:
+        key = task, memory, choice
+        if key not in self._open:
+            cfg = self.options(*key)
+            learns = {"measure_effect": True, "steps": self.learning_steps}
+            kept = make_memory(**learns) if memory == "temp_lora" else None
             model = make_model(make_text(), kept, sampling_steps=self.steps)
-            self._open[task, memory] = Stage(
-                CubeReturn(), memory, model, model.without_memory(), "tiny (test)", cfg
-            )
-        return self._open[task, memory]
+            parts = (CubeReturn(), memory, choice, model, model.without_memory())
+            self._open[key] = Stage(*parts, "tiny (test)", cfg)
+        return self._open[key]
 
     def simulation(self, stage: Stage, by) -> Simulation:
         return Simulation(PaintedEnv(), Reader(), Ruler(), by)  # type: ignore[arg-type]
@@ -92,3 +99,17 @@ def finished_run(folder: Path, memory: str = "temp_lora") -> Path:
     (folder / "media").mkdir()
     Image.new("RGB", (4, 4)).save(folder / "media/episode_1_paths.png")
     return folder
+
+
+def navigation(folder: Path, reads: bool = True) -> list[str]:
+    """Options with which the page walks: random weights of ``path_retrace``, as the trainers write them."""
+    task = PathRetrace()
+    text = SentenceEncoder(WIDTH).fit([s.text for s in task.layout(0).plan])
+    model = make_model(text, make_memory(), chunk_frames=task.chunk_frames, context_frames=8)
+    model.save_pretrained(folder / "world_model")
+    if reads:
+        config = InverseDynamicsConfig(task.action_spec, (SIDE, SIDE), (8, 8, 8), keypoints=4, hidden=16)
+        InverseDynamics(config).save_pretrained(folder / "inverse_dynamics")
+    small = [f"env.image_size={SIDE}", "sampling_steps=2", "memory.rank=2", "memory.alpha=2"]
+    weights = [f"weights={folder}", f"inverse_dynamics={folder / 'inverse_dynamics'}"]
+    return ["task=path_retrace", *small, "memory.targets=attention", "memory.optimizer=adam", *weights]

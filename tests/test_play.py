@@ -33,7 +33,7 @@ from planner.play.ratings import CRITERIA, Ratings
 from planner.play.runs import finished, served
 from planner.play.server import PAGE, Play, application
 from planner.play.session import sentence
-from planner.play.studio import Studio, shown_actions
+from planner.play.studio import SHIPPED, Studio, shown_actions
 from planner.play.worker import CancelledError, Worker
 from tasks.commands import CommandError, compose
 from tasks.cube_return import CubeReturn
@@ -213,6 +213,9 @@ def test_a_running_chunk_can_be_cancelled_and_others_wait_in_line(client, studio
         second.until("idle")
         first.send("act", text=PICK)
         first.until("progress", done=1)
+        for kind in ("undo", "save", "act", "compare", "start", "open"):
+            first.send(kind, chunk=0, text=PUT)
+            assert first.until("error")["text"] == "One thing at a time: wait for it, or cancel it."
         second.send("act", text=PICK)
         second.until("line", place=1)
         first.ask("cancel")
@@ -221,6 +224,18 @@ def test_a_running_chunk_can_be_cancelled_and_others_wait_in_line(client, studio
         second.send("cancel")
         second.until("cancelled")
         second.until("idle")
+
+
+def test_learning_can_be_cancelled(client, studio, play):
+    studio.learning_steps = 2000
+    with opened(client) as page:
+        page.begin()
+        page.send("act", text=PICK)
+        page.until("phase", phase="remember")
+        page.send("cancel")
+        page.until("cancelled")
+        page.until("idle")
+        assert play.pages[page.token].take.steps == []
 
 
 def test_who_leaves_the_line_is_told():
@@ -293,11 +308,11 @@ def test_a_saved_episode_opens_exactly_as_it_was(client, play, studio, tmp_path)
         assert told["chunks"] == chunks and told["compare"] and told["simulator"] == "expert"
         for a, b in zip(old.steps, take.steps, strict=False):
             assert torch.equal(a.imagined.rollout.past, b.imagined.rollout.past)
-            memory = studio.stage("cube_return", "temp_lora").model.memory
+            memory = studio.stage("cube_return", "temp_lora", SHIPPED).model.memory
             states = [memory.state_dict(s.imagined.rollout.memory) for s in (a, b)]
             assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
         assert page.act(PICK)["frames"] == after["frames"]
-        assert client.get(f"/saved/{name}/video.gif").content[:4] == b"GIF8"
+        assert (folder / "video.gif").read_bytes()[:4] == b"GIF8"
 
 
 def test_a_damaged_or_foreign_episode_is_one_sentence(client, tmp_path):
@@ -311,6 +326,18 @@ def test_a_damaged_or_foreign_episode_is_one_sentence(client, tmp_path):
         assert "made with the weights another" in refused(page, "open", name=name)
         write_json(record, {k: v for k, v in told.items() if k != "seed"})
         assert "it lacks 'seed'" in refused(page, "open", name=name)
+        for field, wrong in {"seed": "1", "chunks": 3, "compare": None, "simulator": [], "task": {}}.items():
+            write_json(record, told | {field: wrong})
+            assert "is damaged; its " in refused(page, "open", name=name)
+            assert client.get("/choices").json()["saved"] == []
+        write_json(record, told | {"chunks": [told["chunks"][0] | {"text": 1}]})
+        assert "its 'text' can't be read" in refused(page, "open", name=name)
+        options = told["options"] | {"model": told["options"]["model"] | {"sampling_steps": 7}}
+        write_json(record, told | {"options": options})
+        assert "other options (model.sampling_steps: 7 there, 3 here)" in refused(page, "open", name=name)
+        for text in ("[]", "null", "", "{", "[" * 100_000):
+            write_text(record, text)
+            assert "can't be read" in refused(page, "open", name=name)
         write_json(record, told)
         state = tmp_path / "play" / name / "rollouts/chunk_00001.safetensors"
         state.write_bytes(state.read_bytes()[:100])
@@ -379,6 +406,24 @@ def until_error(page: Page) -> str:
 Page.until_error = until_error  # type: ignore[attr-defined]
 
 
+def progressive(scans: int) -> bytes:
+    """A small JPEG whose last scan comes again and again."""
+    buffer = io.BytesIO()
+    Image.new("L", (64, 64), 128).save(buffer, "JPEG", progressive=True)
+    data = buffer.getvalue()
+    last = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + last * scans + data[-2:]
+
+
+def upside_down() -> bytes:
+    """A JPEG that is to be turned, and whose width is a text."""
+    tags = Image.Exif()
+    tags[0x0112], tags[0x010E] = 6, "x" * 8
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "JPEG", exif=tags)
+    return buffer.getvalue().replace(b"\x01\x0e\x00\x02", b"\x01\x00\x00\x02")
+
+
 def png(size: tuple[int, int], mode: str = "RGB", kind: str = "PNG") -> bytes:
     buffer = io.BytesIO()
     Image.new(mode, size).save(buffer, kind)
@@ -393,13 +438,16 @@ def test_uploads_are_bounded_and_decoded(client, monkeypatch):
         "more than 10,000": png((200, 100)),
         "can't be read": png((64, 64))[:-30],
         "of mode I;16": png((8, 8), "I;16"),
+        "more than 100 scans": progressive(100),
+        "not an integer": upside_down(),
         "more than 8 MB": b"\x89PNG" + bytes(8 * 2**20),
     }
     with opened(client) as page:
         for says, data in bad.items():
             answer = client.post(f"/open/{page.token}/picture", content=data)
             assert answer.status_code == 400 and says in answer.json()["error"]
-        assert client.post(f"/open/{page.token}/picture", content=png((9, 30), "RGBA")).status_code == 200
+        for good in (png((9, 30), "RGBA"), progressive(20)):
+            assert client.post(f"/open/{page.token}/picture", content=good).status_code == 200
     assert client.post("/open/nobody/picture", content=png((8, 8))).status_code == 400
 
 
@@ -452,6 +500,8 @@ def test_finished_runs_are_listed_with_their_reports_and_tables(client, tmp_path
     interval = {"mean": 0.1, "low": 0.0, "high": 0.2, "n": 3}
     write_json(tmp_path / "evaluate/a/finished/do_nothing.json", {"executed": interval, "success": None})
     write_text(tmp_path / "evaluate/b/finished/broken.json", "{")
+    for i, text in enumerate(("[]", '{"summary": [], "parts": {}}', "[" * 100_000, '{"parts": "x"}')):
+        write_text(tmp_path / f"run/odd-{i}/result.json", text)
     write_text(tmp_path / "run/half/config.yaml", "")
     found = {r["name"]: r for r in client.get("/runs").json()}
     assert set(found) == {"run/cube_return-1", "evaluate/a"}
@@ -486,6 +536,15 @@ def test_no_file_outside_the_runs_is_served(client, tmp_path):
         "a.json/",
     ]
     wrong += [str(tmp_path / "secret.json"), "./a.json", "//a.json", "a.json\0", "..\\secret.json"]
+    (runs / "folder").symlink_to(tmp_path)
+    (runs / "loop.json").symlink_to(runs / "loop.json")
+    wrong += [
+        "folder/secret.json",
+        "loop.json",
+        "x" * 5000 + ".json",
+        "a/" * 3000 + "a.json",
+        "a.json/../a.json",
+    ]
     assert [n for n in wrong if served(runs, n)] == []
     for name in ("%2e%2e/secret.json", "..%2fsecret.json", "%2fetc%2fpasswd"):
         assert client.get(f"/runs/{name}").status_code == 404
@@ -555,20 +614,41 @@ def test_navigation_has_keys():
 
 
 def test_a_port_in_use_is_one_line():
-    with listening("127.0.0.1", 0) as first:
-        first.listen()
-        with pytest.raises(
-            CommandError, match=r"port=\d+ can't be listened on \(Address already in use\); give"
-        ):
-            listening("127.0.0.1", first.getsockname()[1])
+    with (
+        listening("127.0.0.1", 0) as first,
+        pytest.raises(CommandError, match=r"port=\d+ can't be listened on \(Address already in use\); give"),
+    ):
+        listening("127.0.0.1", first.getsockname()[1])
 
 
 def test_other_choices_keep_the_commands_options(tmp_path):
     studio = Studio(compose("play", [f"runs={tmp_path}", "memory.steps=7", "sampling_steps=5"]))
-    own, other = (studio.options("cube_return", m) for m in ("temp_lora", "temp_lora_original"))
+    own, other = (studio.options("cube_return", m, SHIPPED) for m in ("temp_lora", "temp_lora_original"))
     assert own.memory.steps == 7 and own.memory.measure_effect and own.sampling_steps == 5
     assert other.memory.objective == "conditional" and other.sampling_steps == 5
-    assert "measure_effect" not in studio.options("cube_return", "none").memory
+    assert "measure_effect" not in studio.options("cube_return", "none", SHIPPED).memory
+
+
+def test_what_training_left_in_the_runs_folder_can_be_chosen(tmp_path):
+    model = make_model(make_text(), make_memory())
+    for name, task in (("slowfast_loop/mine", "cube_return"), ("pretrain/walk", "path_retrace")):
+        model.save_pretrained(tmp_path / name / "model")
+        write_text(tmp_path / name / "config.yaml", f"task: {{name: {task}}}")
+    for name, text in (("damaged", "{"), ("odd", "[]"), ("bare", "task: x")):
+        write_text(tmp_path / "pretrain" / name / "config.yaml", text)
+        write_text(tmp_path / "pretrain" / name / "model/world_model.json", "{}")
+    write_text(tmp_path / "pretrain/none/model/world_model.json", "{}")
+    small = ["memory.rank=2", "memory.alpha=2", "memory.targets=attention", "memory.optimizer=adam"]
+    studio = Studio(compose("play", [f"runs={tmp_path}", f"image_size={SIDE}", *small]))
+    offered = studio.offered()
+    assert offered["cube_return"] == [SHIPPED, "slowfast_loop/mine"]
+    stage = studio.stage("cube_return", "temp_lora", "slowfast_loop/mine")
+    assert "slowfast_loop/mine/model" in stage.weights and stage.model.settings.name == "tiny"
+    for wrong in ("pretrain/walk", "../x", str(tmp_path / "slowfast_loop/mine")):
+        with pytest.raises(CommandError, match="is not offered here; have shipped, slowfast_loop/mine"):
+            studio.check("cube_return", "temp_lora", wrong)
+    given = Studio(compose("play", [f"runs={tmp_path}", "weights=/some/where"]))
+    assert list(given.weights("cube_return")) == ["/some/where", "slowfast_loop/mine"]
 
 
 def test_a_sentence_ends():

@@ -6,6 +6,8 @@ import re
 import shutil
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -16,31 +18,47 @@ pytest.importorskip("starlette", reason="the page needs the extra `play`")
 pytest.importorskip("playwright", reason="needs the extra `browser-test`")
 
 import uvicorn
-from play_room import PICK, PUT, TinyStudio, finished_run
+from play_room import PICK, PUT, TinyStudio, finished_run, navigation
 from playwright import sync_api as playwright
 from tiny import SIDE
 
 from planner.play.__main__ import listening
 from planner.play.server import Play, application
+from planner.play.studio import Studio
 from tasks.commands import compose
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 PATIENCE = 120_000  # ms; a busy machine
 
 
-@pytest.fixture
-def address(tmp_path: Path) -> Iterator[str]:
-    """A server of its own thread."""
-    studio = TinyStudio(compose("play", [f"runs={tmp_path}", f"image_size={SIDE}", "fps=20"]))
-    finished_run(tmp_path / "run/cube_return-1")
+FAINT = (Path(__file__).parent / "faint_texts.js").read_text()
+
+
+@dataclass
+class Room:
+    """A server in a thread of its own."""
+
+    server: uvicorn.Server
+    address: str
+
+
+@contextmanager
+def serving(studio: Studio) -> Iterator[Room]:
     listener = listening("127.0.0.1", 0)
     app = application(Play(studio), "127.0.0.1")
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+    yield Room(server, f"http://127.0.0.1:{listener.getsockname()[1]}/")
     server.should_exit = True
     thread.join(timeout=60)
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> Iterator[Room]:
+    finished_run(tmp_path / "run/cube_return-1")
+    with serving(TinyStudio(compose("play", [f"runs={tmp_path}", f"image_size={SIDE}", "fps=20"]))) as room:
+        yield room
 
 
 class Watched:
@@ -79,12 +97,13 @@ class Watched:
         for width, height in ((1280, 900), (390, 844)):
             self.page.set_viewport_size({"width": width, "height": height})
             self.fits()
+            assert self.page.evaluate(FAINT) == []
             self.page.screenshot(path=folder / f"{name}_{width}.png", full_page=True)
         self.page.set_viewport_size({"width": 1280, "height": 900})
 
 
-@pytest.fixture
-def watched(address: str) -> Iterator[Watched]:
+@contextmanager
+def watching(address: str) -> Iterator[Watched]:
     playwright.expect.set_options(timeout=PATIENCE)
     path = next(filter(None, map(shutil.which, BROWSERS)))
     with playwright.sync_playwright() as driver:
@@ -97,6 +116,12 @@ def watched(address: str) -> Iterator[Watched]:
         u for u in watched.asked if not u.startswith(("data:", "blob:")) and urlsplit(u).netloc != local
     ]
     assert foreign == [] and watched.complaints == []
+
+
+@pytest.fixture
+def watched(room: Room) -> Iterator[Watched]:
+    with watching(room.address) as watched:
+        yield watched
 
 
 @pytest.mark.timeout(900)
@@ -154,7 +179,7 @@ def test_a_person_plays_saves_and_opens_again(watched: Watched, tmp_path: Path):
 
 
 @pytest.mark.timeout(900)
-def test_the_keyboard_suffices_and_failures_are_said(watched: Watched):
+def test_the_keyboard_suffices_and_failures_are_said(watched: Watched, room: Room, tmp_path: Path):
     w, expect, press = watched, playwright.expect, watched.page.keyboard.press
     expect(w.at("#begin [type=submit]")).to_be_enabled()
     w.at("[name=source][value=seed]").focus()
@@ -184,3 +209,38 @@ def test_the_keyboard_suffices_and_failures_are_said(watched: Watched):
     press("ArrowRight")
     expect(w.at("#tab-runs")).to_be_focused()
     expect(w.at("#runs")).to_be_visible()
+    press("ArrowLeft")
+    w.at("#new").focus()
+    press("Enter")
+    w.at("[name=seed]").fill("")  # must not stand in the way of another source
+    w.at("[name=source][value=saved]").check()
+    w.at("#begin [type=submit]").click()
+    expect(w.at("#error p")).to_have_text("No episode is saved yet.")
+    w.shot(tmp_path, "begin")
+    room.server.should_exit = True
+    expect(w.at("#error p")).to_contain_text("The connection to the server was lost")
+    expect(w.at("#begin [type=submit]")).to_be_disabled()
+
+
+@pytest.mark.timeout(900)
+def test_navigation_is_walked_with_keys(tmp_path: Path):
+    pytest.importorskip("vizdoom", reason="the rooms are ViZDoom's")
+    studio = Studio(compose("play", [*navigation(tmp_path / "weights"), f"runs={tmp_path}", "fps=20"]))
+    with serving(studio) as room, watching(room.address) as w:
+        press, expect = w.page.keyboard.press, playwright.expect
+        expect(w.at("#begin [type=submit]")).to_be_enabled()
+        w.shot(tmp_path, "start")
+        w.at("#begin [type=submit]").click()
+        w.chunks(0)
+        walked = {"w": "go forward", "ArrowLeft": "turn left", "D": "turn right", "ArrowDown": "go back"}
+        for count, (key, text) in enumerate(walked.items(), 1):
+            press(key)
+            w.chunks(count)
+            expect(w.at(f"#chunk-{count} p").first).to_contain_text(f"{count}. {text}")
+        expect(w.at("#distance circle")).to_have_count(4)
+        expect(w.at("#distance-note")).to_contain_text("(blocks)")
+        press("/")
+        w.page.keyboard.type("was")
+        expect(w.at("#text")).to_have_value("was")
+        w.chunks(4)
+        w.shot(tmp_path, "walked")

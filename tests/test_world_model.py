@@ -100,6 +100,29 @@ def test_shapes_and_the_next_past(plain):
     assert torch.equal(observed.past, encoded) and np.array_equal(observed.frames, seen[:, -1])
 
 
+def test_learning_is_announced_pass_by_pass_and_can_be_ended(text):
+    model = make_model(text, make_memory(steps=3, measure_effect=True))
+    rollout, chunk = model.imagine(model.start(frames(1), [3]), CAPTIONS[:1])
+    heard = []
+    told = model.remember(rollout, chunk, progress=lambda: heard.append(None))
+    assert len(heard) == 3 + 2  # the steps, and the two passes that measure the effect
+    silent = model.remember(rollout, chunk)
+    for a, b in zip(told.memory.weights.tensors(), silent.memory.weights.tensors(), strict=True):
+        assert torch.equal(a, b)
+
+    def stop() -> None:
+        heard.append(None)
+        if len(heard) == 7:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        model.remember(rollout, chunk, progress=stop)
+    assert rollout.index == 0 and rollout.memory.updates == (0,)
+    original = make_model(text, make_memory(objective="conditional"))
+    original.remember(original.start(frames(1), [3]), chunk, progress=lambda: heard.append(None))
+    assert len(heard) == 9
+
+
 def test_a_rollout_is_a_value(remembering):
     """The same rollout gives the same chunk again, whatever was imagined and remembered in between."""
     rollout, _ = play(remembering, frames(1), [3], chunks=1)

@@ -183,3 +183,33 @@ class Diffusion:
                 if progress:
                     progress(k + 1, steps)
         return z
+
+
+class Announced:
+    """A diffusion model whose passes in fast learning are announced.
+
+    Args:
+        diffusion: makes the passes.
+        announce: called before each of them; what it raises ends the learning.
+    """
+
+    def __init__(self, diffusion: Diffusion, announce: Callable[[], None]):
+        self.diffusion, self.announce = diffusion, announce
+        self.num_train_timesteps = diffusion.num_train_timesteps
+
+    def sequence_loss(self, clean: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:
+        """See :meth:`Diffusion.sequence_loss`."""
+        self.announce()
+        return self.diffusion.sequence_loss(clean, timesteps, noise)
+
+    def conditional_loss(
+        self, clean: Tensor, past_frames: int, timesteps: Tensor, noise: Tensor, tokens: Tensor | None = None
+    ) -> Tensor:
+        """See :meth:`Diffusion.conditional_loss`."""
+        self.announce()
+        return self.diffusion.conditional_loss(clean, past_frames, timesteps, noise, tokens)
+
+    def predicted_noise(self, clean: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:
+        """See :meth:`Diffusion.predicted_noise`."""
+        self.announce()
+        return self.diffusion.predicted_noise(clean, timesteps, noise)

@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from tasks import Subgoal
 from tasks.files import write_json
 from world_model.autoencoder import FrameAutoencoder, require_all
-from world_model.diffusion import Diffusion
+from world_model.diffusion import Announced, Diffusion
 from world_model.memory.adapter import load_theta0, save_theta0, write_safetensors
-from world_model.memory.base import AnyMemory, Sizes
+from world_model.memory.base import AnyMemory, Denoiser, Sizes
 from world_model.memory.history import episode_folder, save_chunk
 from world_model.memory.lora import LoraInjector, LoraWeights
 from world_model.memory.none import NoMemory
@@ -273,17 +273,24 @@ class WorldModel:
             progress,
         )
 
-    def remember(self, rollout: Rollout, chunk: Chunk, observed: np.ndarray | None = None) -> Rollout:
+    def remember(
+        self,
+        rollout: Rollout,
+        chunk: Chunk,
+        observed: np.ndarray | None = None,
+        progress: Callable[[], None] | None = None,
+    ) -> Rollout:
         """Fast learning on input ⊕ output (lines 11-14), then the output becomes the next input (line 5).
 
         Args:
             observed: ``(B, F, H, W, 3)`` uint8 that really happened; replaces what was imagined.
+            progress: called before each pass through the UNet on what was imagined. What it raises ends the
+                learning; the rollout stays as it is.
         """
         if observed is not None:
             return self.observe(rollout, chunk.subgoals, observed)
-        return replace(
-            self.remember_latents(rollout, chunk.subgoals, chunk.latents), frames=chunk.frames[:, -1]
-        )
+        after = self.remember_latents(rollout, chunk.subgoals, chunk.latents, progress)
+        return replace(after, frames=chunk.frames[:, -1])
 
     def observe(self, rollout: Rollout, subgoals: Sequence[Subgoal | str], frames: np.ndarray) -> Rollout:
         """:meth:`remember` a chunk ``(B, F, H, W, 3)`` uint8 that really happened, imagined or not."""
@@ -295,11 +302,18 @@ class WorldModel:
         new = self.autoencoder.encode(frames.reshape(-1, *frames.shape[2:])).unflatten(0, frames.shape[:2])
         return replace(self.remember_latents(rollout, texts, new), frames=frames[:, -1])
 
-    def remember_latents(self, rollout: Rollout, texts: Sequence[str], new: Tensor) -> Rollout:
+    def remember_latents(
+        self,
+        rollout: Rollout,
+        texts: Sequence[str],
+        new: Tensor,
+        progress: Callable[[], None] | None = None,
+    ) -> Rollout:
         """:meth:`remember` on latents ``(B, F, C, h, w)`` alone; the rollout's frames stay behind."""
         generators = self._generators(rollout, MEMORY_STREAM)
         tokens = self.text.encode(texts).to(new)
-        memory = self.memory.update(rollout.memory, self.writing, rollout.past, new, tokens, generators)
+        writing: Denoiser = Announced(self.writing, progress) if progress else self.writing
+        memory = self.memory.update(rollout.memory, writing, rollout.past, new, tokens, generators)
         past = torch.cat([rollout.past, new], 1)[:, -self.past_frames :]
         return replace(rollout, index=rollout.index + 1, past=past, memory=memory)
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import struct
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 MODES = ("RGB", "RGBA", "L", "LA", "P", "1")  # of pictures that RGB can show
 MOST_PIXELS = 50_000_000  # of a picture that came from elsewhere; decoded it takes a few bytes a pixel
-
-
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+SCAN, MOST_SCANS = b"\xff\xda", 100  # of a JPEG; each goes through all pixels, a progressive one has about 10
+UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
 
 
 class PictureError(ValueError):
@@ -40,19 +40,21 @@ def read_picture(path: Path, size: int) -> tuple[np.ndarray, str]:
     return fitted(picture, size, f"image={path}")
 
 
-def uploaded_picture(file: BinaryIO, size: int) -> tuple[np.ndarray, str]:
+def uploaded_picture(data: bytes, size: int) -> tuple[np.ndarray, str]:
     """As :func:`read_picture`, of a file that came from elsewhere: a PNG or JPEG of bounded size.
 
     Raises:
         PictureError: another format, too many pixels, damaged, or of a mode that RGB can't show.
     """
     try:
-        with Image.open(file, formats=("PNG", "JPEG")) as opened:
+        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as opened:
             if opened.width * opened.height > MOST_PIXELS:
                 raise PictureError(
                     f"The picture has {opened.width} × {opened.height} px, more than {MOST_PIXELS:,}; "
                     "make it smaller"
                 )
+            if opened.format != "PNG" and data.count(SCAN) > MOST_SCANS:
+                raise PictureError(f"The picture has more than {MOST_SCANS} scans; save it again")
             picture = ImageOps.exif_transpose(opened)
             picture.load()
     except PictureError:

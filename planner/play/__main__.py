@@ -15,12 +15,15 @@ from tasks.commands import CommandError, OptionError, integer, main
 
 
 def listening(host: str, port: int) -> socket.socket:
-    """A socket on which to answer. Raises CommandError."""
+    """A socket that takes connections, to be answered later. Raises CommandError."""
+    if not host:
+        raise CommandError("host= is empty; give host=127.0.0.1, or host=0.0.0.0 for every address")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen()
     except OSError as error:
         listener.close()
         raise CommandError(

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from planner.play.clips import data_url
+from planner.play.runs import results
 from planner.play.saved import FOLDER, RECORD, SavedError, listed, read_frames, read_record
 from planner.records import load_result
 from tasks.commands import CommandError
@@ -71,19 +72,16 @@ class Ratings:
 
     def _runs(self) -> Iterator[Pair]:
         found: list[tuple[str, str, Path, set[str]]] = []
-        for path in sorted(self.runs.glob("run/*/result.json")):
-            try:
-                parts = json.loads(path.read_text())["parts"]
-                memory, task = str(parts["memory"]), str(parts["task"])
-            except (ValueError, KeyError, TypeError):
-                continue
-            seeds = {p.stem for p in (path.parent / "episodes").glob("*.json")}
-            found.append((task, memory, path.parent, seeds))
+        for folder, told in results(self.runs):
+            memory, task = (str(told["parts"].get(part)) for part in ("memory", "task"))
+            seeds = {p.stem for p in (folder / "episodes").glob("*.json") if p.stem.isdecimal()}
+            found.append((task, memory, folder, seeds))
         for (task, a, first, ours), (other, b, second, theirs) in combinations(found, 2):
             if task == other and a != b:
                 for seed in sorted(ours & theirs):
                     sources = (first / "episodes", seed), (second / "episodes", seed)
-                    yield Pair(f"{first.name}|{second.name}|{seed}", (a, b), sources)
+                    names = (f.relative_to(self.runs).as_posix() for f in (first, second))
+                    yield Pair("|".join((*names, seed)), (a, b), sources)
 
     # --- one rating ----------------------------------------------------------------------------
 
@@ -147,10 +145,13 @@ class Ratings:
         for path in sorted((self.runs / RATINGS).glob("*.json")):
             try:
                 told = json.loads(path.read_text())
-                if told["pair"] and all({"condition", *CRITERIA} <= set(r) for r in told["ratings"]):
-                    out.append(told)
-            except (ValueError, KeyError, TypeError, OSError):
-                continue
+                rows = [
+                    {"condition": str(row["condition"]), **checked_scores({"a": row}, "a")}
+                    for row in told["ratings"]
+                ]
+                out.append({"pair": str(told["pair"]), "ratings": rows})
+            except (ValueError, KeyError, TypeError, OSError, CommandError):
+                continue  # not ours, or damaged
         return out
 
     def summary(self) -> dict[str, Any]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+RESULT = "result.json"  # of planner.run
 DEPTH = 4  # folders below the runs folder in which a run may lie
 SHOWN = {
     ".html": "text/html; charset=utf-8",
@@ -22,15 +24,23 @@ MOST_MEDIA = 12  # of one run, listed
 def finished(runs: Path) -> list[dict[str, Any]]:
     """The finished runs of ``planner.run`` and ``planner.evaluate``, the newest first."""
     found: list[tuple[float, dict[str, Any]]] = []
+    for folder, told in results(runs):
+        found.append(((folder / RESULT).stat().st_mtime, _run(runs, folder, told)))
     for depth in range(1, DEPTH):
-        for path in runs.glob("*/" * depth + "result.json"):
-            if (told := _read(path)) and "summary" in told and "parts" in told:
-                found.append((path.stat().st_mtime, _run(runs, path.parent, told)))
         for folder in runs.glob("*/" * depth + "finished"):
-            if rows := {p.stem: told for p in sorted(folder.glob("*.json")) if (told := _read(p))}:
+            if rows := {p.stem: row for p in sorted(folder.glob("*.json")) if (row := _read(p))}:
                 newest = max(p.stat().st_mtime for p in folder.glob("*.json"))
                 found.append((newest, _table(runs, folder.parent, rows)))
     return [told for _, told in sorted(found, key=lambda pair: -pair[0])]
+
+
+def results(runs: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The folders of the finished runs of ``planner.run``, each with its ``result.json``."""
+    for depth in range(1, DEPTH):
+        for path in sorted(runs.glob("*/" * depth + RESULT)):
+            told = _read(path)
+            if told and all(isinstance(told.get(part), dict) for part in ("summary", "parts")):
+                yield path.parent, told
 
 
 def served(runs: Path, name: str) -> Path | None:
@@ -39,8 +49,12 @@ def served(runs: Path, name: str) -> Path | None:
     if any(p.startswith(".") or p == "" for p in parts) or "\\" in name or "\0" in name:
         return None
     root = runs.resolve()
-    path = (root / name).resolve()
-    if not path.is_relative_to(root) or path.suffix not in SHOWN or not path.is_file():
+    try:
+        path = (root / name).resolve()
+        there = path.is_file()
+    except (OSError, RuntimeError):  # a name that no file can have, or a loop of links
+        return None
+    if not there or not path.is_relative_to(root) or path.suffix not in SHOWN:
         return None
     return path
 
@@ -48,7 +62,7 @@ def served(runs: Path, name: str) -> Path | None:
 def _read(path: Path) -> dict[str, Any] | None:
     try:
         told = json.loads(path.read_text(), parse_constant=lambda _: None)  # NaN is no json
-    except (ValueError, OSError):
+    except (ValueError, OSError, RecursionError):
         return None
     return told if isinstance(told, dict) else None
 
@@ -69,7 +83,8 @@ def _run(runs: Path, folder: Path, told: dict[str, Any]) -> dict[str, Any]:
 
 def _table(runs: Path, folder: Path, rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
     name = folder.relative_to(runs).as_posix()
-    parts: dict[str, Any] = next((row["parts"] for row in rows.values() if row.get("parts")), {})
+    named = (row.get("parts") for row in rows.values())
+    parts: dict[str, Any] = next((p for p in named if p and isinstance(p, dict)), {})
     return {
         "kind": "evaluate",
         "name": name,
@@ -88,4 +103,5 @@ def unit_of(parts: dict[str, Any]) -> str | None:
 
 def row_of(figure: str, told: dict[str, Any], label: str | None = None) -> dict[str, Any]:
     """A row of a run's table: a distance and a success share, each with its interval."""
-    return {"label": label or figure, "distance": told.get(figure), "success": told.get("success")}
+    shown = {k: told.get(k) if isinstance(told.get(k), dict) else None for k in (figure, "success")}
+    return {"label": label or figure, "distance": shown[figure], "success": shown["success"]}

@@ -15,6 +15,7 @@ import re
 import secrets
 import shutil
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,9 @@ from safetensors.torch import load_file
 
 from planner.play.clips import write_clip
 from planner.play.simulation import Executed
-from planner.play.studio import Studio
+from planner.play.studio import Stage, Studio
 from planner.play.take import Branch, Step, Take, facts
-from tasks.commands import CommandError
+from tasks.commands import CommandError, differences, plain
 from tasks.files import write_json
 from world_model.memory.adapter import write_safetensors
 from world_model.model import Rollout, WorldModel
@@ -36,6 +37,26 @@ from world_model.training import CheckpointError
 
 FOLDER, RECORD, FRAMES = "play", "episode.json", "frames.safetensors"
 NAME = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{6}")
+FIELDS: dict[str, type | tuple[type, ...]] = {
+    "task": str,
+    "memory": str,
+    "choice": str,
+    "weights_version": str,
+    "options": dict,
+    "source": str,
+    "saved": str,
+    "seed": int,
+    "compare": bool,
+    "simulator": (str, type(None)),
+    "chunks": list,
+}
+CHUNK_FIELDS: dict[str, type | tuple[type, ...]] = {
+    "text": str,
+    "seconds": dict,
+    "note": str,
+    "effect": (float, int, type(None)),
+    "distance": (float, int, type(None)),
+}
 
 
 class SavedError(ValueError):
@@ -82,10 +103,18 @@ def _write(take: Take, folder: Path, fps: int) -> None:
     record: dict[str, Any] = {
         **take.origin(),
         "weights_version": model.version,
+        "options": options_of(take.stage),
         "saved": time.strftime("%Y-%m-%d %H:%M:%S"),
         "chunks": [facts(step) for step in take.steps],
     }
     write_json(folder / RECORD, record)
+
+
+def options_of(stage: Stage) -> dict[str, Any]:
+    """What the next chunk depends on beside the weights; json-able."""
+    parts = {k: v for k, v in plain(stage.cfg).items() if k in ("task", "env", "memory")}
+    parts["memory"] = {k: v for k, v in parts["memory"].items() if k != "measure_effect"}
+    return json.loads(json.dumps({"model": asdict(stage.model.settings), **parts}))
 
 
 def _rollout(folder: Path, index: int) -> Path:
@@ -98,11 +127,11 @@ def listed(runs: Path) -> list[dict[str, Any]]:
     for path in sorted((runs / FOLDER).glob(f"*/{RECORD}"), reverse=True):
         if NAME.fullmatch(path.parent.name):
             try:
-                record = json.loads(path.read_text())
-                chosen = {k: record[k] for k in ("task", "memory", "source", "seed", "compare", "saved")}
-                captions = [c["text"] for c in record["chunks"]]
-            except (ValueError, KeyError, TypeError, OSError):
+                record = read_record(path.parent)
+            except SavedError:
                 continue
+            chosen = {k: record[k] for k in ("task", "memory", "source", "seed", "compare", "saved")}
+            captions = [c["text"] for c in record["chunks"]]
             out.append({"name": path.parent.name, **chosen, "captions": captions})
     return out
 
@@ -125,10 +154,20 @@ def read_frames(folder: Path) -> dict[str, np.ndarray]:
 
 def read_record(folder: Path) -> dict[str, Any]:
     """``episode.json``. Raises SavedError."""
+    damaged = f"The saved episode {folder.name} is damaged;"
     try:
-        return json.loads((folder / RECORD).read_text())
-    except (ValueError, OSError):
-        raise SavedError(f"The saved episode {folder.name} is damaged; its {RECORD} can't be read.") from None
+        record = json.loads((folder / RECORD).read_text())
+    except (ValueError, OSError, RecursionError):
+        record = None
+    if not isinstance(record, dict) or not isinstance(record.get("chunks", []), list):
+        raise SavedError(f"{damaged} its {RECORD} can't be read.")
+    for told, fields in ((record, FIELDS), *((chunk, CHUNK_FIELDS) for chunk in record.get("chunks", []))):
+        for field, kind in fields.items():
+            if not isinstance(told, dict) or field not in told:
+                raise SavedError(f"{damaged} it lacks {field!r}.")
+            if not isinstance(told[field], kind):
+                raise SavedError(f"{damaged} its {field!r} can't be read.")
+    return record
 
 
 def opened(name: str, studio: Studio) -> Take:
@@ -140,12 +179,8 @@ def opened(name: str, studio: Studio) -> Take:
     folder = folder_of(studio.runs, name)
     record, tensors = read_record(folder), read_frames(folder)
     try:
-        stage = studio.stage(record["task"], record["memory"])
-        if stage.model.version != record["weights_version"]:
-            raise SavedError(
-                f"The saved episode was made with the weights {record['weights_version']}, this page has "
-                f"{stage.model.version}; start it with the ones it was made with."
-            )
+        stage = studio.stage(record["task"], record["memory"], record["choice"])
+        _require_same(record, stage)
         by = record["simulator"]
         simulation = studio.simulation(stage, by) if by else None
         try:
@@ -160,6 +195,19 @@ def opened(name: str, studio: Studio) -> Take:
     except KeyError as error:
         raise SavedError(f"The saved episode {name} is damaged; it lacks {error}.") from None
     return take
+
+
+def _require_same(record: dict[str, Any], stage: Stage) -> None:
+    """SavedError unless the next chunk would be the one that it would have been."""
+    if stage.model.version != record["weights_version"]:
+        raise SavedError(
+            f"The saved episode was made with the weights {record['weights_version']}, this page has "
+            f"{stage.model.version}; start it with the ones it was made with."
+        )
+    if told := differences(record["options"], options_of(stage)):
+        raise SavedError(
+            f"The saved episode was made with other options ({told}); start the page with those."
+        )
 
 
 def _step(i: int, told: dict[str, Any], tensors: dict[str, np.ndarray], folder: Path, take: Take) -> Step:

@@ -7,7 +7,6 @@ so that no other site that a browser shows can use it. Nothing on the page comes
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 import secrets
 import tempfile
@@ -21,7 +20,6 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route, WebSocketRoute
@@ -32,7 +30,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from planner.play.clips import data_url, write_clip
 from planner.play.ratings import Ratings
 from planner.play.runs import SHOWN, finished, served
-from planner.play.saved import SavedError, folder_of, listed
+from planner.play.saved import SavedError, listed
 from planner.play.session import Session, sentence
 from planner.play.studio import Studio
 from planner.play.worker import Worker
@@ -42,6 +40,7 @@ from world_model.picture import PictureError, uploaded_picture
 PAGE = Path(__file__).parent / "page"
 CLIPS = {"mp4": "video/mp4", "gif": "image/gif"}
 MOST_TEXT = 16_384  # bytes of a message or rating
+MOST_WAITING = 10_000  # messages to a page that does not take them
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; img-src 'self' data:; "
     "media-src 'self'; connect-src 'self'; frame-src 'self'; form-action 'none'; base-uri 'none'; "
@@ -55,19 +54,19 @@ MESSAGES = (CommandError, SavedError, PictureError)
 
 
 class Guard:
-    """Headers of every answer, and no request that another site's page makes."""
+    """Headers of every answer, and no request that another site's page makes.
 
-    def __init__(self, app: ASGIApp):
-        self.app = app
+    Args:
+        known: names by which this server may be called; None for any.
+    """
+
+    def __init__(self, app: ASGIApp, known: frozenset[str] | None):
+        self.app, self.known = app, known
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             return await self.app(scope, receive, send)
-        headers = Headers(scope=scope)
-        origin = headers.get("origin")
-        changes = scope["type"] == "websocket" or scope["method"] not in ("GET", "HEAD")
-        if (origin is None and changes) or (origin and urlsplit(origin).netloc != headers.get("host")):
-            refused = JSONResponse({"error": "Requests of other sites are refused."}, 403)
+        if refused := self.refused(scope):
             if scope["type"] == "websocket":
                 return await send({"type": "websocket.close", "code": 1008})
             return await refused(scope, receive, send)
@@ -87,6 +86,25 @@ class Guard:
 
         return await self.app(scope, receive, sent)
 
+    def refused(self, scope: Scope) -> Response | None:
+        """The answer to a request that is not the page's own, else None."""
+        headers = Headers(scope=scope)
+        host, origin = headers.get("host", ""), headers.get("origin")
+        if self.known is not None and host_name(f"//{host}") not in self.known:
+            return JSONResponse({"error": "This server goes by another name."}, 400)
+        changes = scope["type"] == "websocket" or scope["method"] not in ("GET", "HEAD")
+        if (origin is None and changes) or (origin and urlsplit(origin).netloc != host):
+            return JSONResponse({"error": "Requests of other sites are refused."}, 403)
+        return None
+
+
+def host_name(address: str) -> str | None:
+    """The name in an address, without brackets and port; None if there is none."""
+    try:
+        return urlsplit(address).hostname
+    except ValueError:
+        return None
+
 
 class Play:
     """The server's state: the studio, the worker, and the pages that are open."""
@@ -95,11 +113,13 @@ class Play:
         self.studio, self.worker = studio, Worker()
         self.ratings = Ratings(studio.runs)
         self.pages: dict[str, Session] = {}
+        self.decoding = asyncio.Semaphore(1)  # a picture takes up to a gigabyte while it is decoded
 
     def warm(self) -> None:
         """Open what the page is set to at first, so that its first chunk does not wait for it."""
-        chosen = self.studio.cfg.task.name, self.studio.first_memory
-        self.worker.submit(None, lambda job: ready(lambda: self.studio.stage(*chosen)), lambda place: None)
+        task = self.studio.cfg.task.name
+        chosen = task, self.studio.first_memory, next(iter(self.studio.weights(task)))
+        self.worker.submit(self, lambda job: ready(lambda: self.studio.stage(*chosen)), lambda place: None)
 
     # --- the page's own connection -------------------------------------------------------------
 
@@ -120,15 +140,21 @@ class Play:
         self.pages[token] = session
         send({"type": "hello", "page": token})
         sending = asyncio.create_task(self._send(socket, out))
+        code = None
         try:
-            while True:
+            while out.qsize() <= MOST_WAITING:
                 session.receive(parsed(await socket.receive_text()))
-        except (WebSocketDisconnect, KeyError):  # KeyError: a binary message
+            code = 1008
+        except KeyError:  # a binary message
+            code = 1003
+        except WebSocketDisconnect:
             pass
         finally:
             sending.cancel()
             del self.pages[token]
             session.close()
+        if code is not None:
+            await socket.close(code)
 
     async def _send(self, socket: WebSocket, out: asyncio.Queue[dict[str, Any]]) -> None:
         while True:
@@ -152,7 +178,7 @@ class Play:
         cfg = self.studio.cfg
         return JSONResponse(
             {
-                "tasks": self.studio.tasks(),
+                "tasks": await run_in_threadpool(self.studio.offered),
                 "memories": self.studio.memories(),
                 "fps": cfg.fps,
                 "upload_megabytes": cfg.upload_megabytes,
@@ -166,7 +192,8 @@ class Play:
         limit = int(self.studio.cfg.upload_megabytes * 2**20)
         data = await body(request, limit, f"The picture has more than {limit / 2**20:g} MB; make it smaller.")
         size = self.studio.cfg.image_size
-        picture, changes = await run_in_threadpool(uploaded_picture, io.BytesIO(data), size)
+        async with self.decoding:
+            picture, changes = await run_in_threadpool(uploaded_picture, data, size)
         session.upload = data
         return JSONResponse({"picture": data_url(picture), "changes": changes})
 
@@ -196,14 +223,6 @@ class Play:
         headers = {"content-security-policy": REPORT_POLICY} if path.suffix == ".html" else {}
         return FileResponse(path, media_type=SHOWN[path.suffix], headers=headers)
 
-    async def saved_clip(self, request: Request) -> Response:
-        """The clip of a saved episode."""
-        kind = request.path_params["kind"]
-        path = folder_of(self.studio.runs, request.path_params["name"]) / f"video.{kind}"
-        if kind not in CLIPS or not path.is_file():
-            raise SavedError("There is no such clip.")
-        return FileResponse(path, media_type=CLIPS[kind], filename=path.name)
-
     async def pair(self, request: Request) -> Response:
         """Two clips to rate."""
         return JSONResponse(await run_in_threadpool(self.ratings.draw))
@@ -225,7 +244,8 @@ def application(play: Play, host: str) -> Starlette:
     Args:
         host: that the server listens on; requests to another name are refused, unless it is all addresses.
     """
-    known = [host, "localhost", "127.0.0.1"] if host not in ("0.0.0.0", "::", "") else ["*"]
+    everywhere = host in ("0.0.0.0", "::")
+    known = None if everywhere else frozenset({host.lower(), "localhost", "127.0.0.1"})
 
     @asynccontextmanager
     async def life(app: Starlette) -> AsyncIterator[None]:
@@ -243,15 +263,13 @@ def application(play: Play, host: str) -> Starlette:
         Route("/choices", said(play.choices)),
         Route("/open/{page}/picture", said(play.picture), methods=["POST"]),
         Route("/open/{page}/clip.{kind}", said(play.clip)),
-        Route("/saved/{name}/video.{kind}", said(play.saved_clip)),
         Route("/runs", said(play.runs)),
         Route("/runs/{name:path}", said(play.run_file)),
         Route("/ratings/pair", said(play.pair), methods=["POST"]),
         Route("/ratings", said(play.summary)),
         Route("/ratings", said(play.rate), methods=["POST"]),
     ]
-    middleware = [Middleware(TrustedHostMiddleware, allowed_hosts=known), Middleware(Guard)]
-    return Starlette(routes=routes, middleware=middleware, lifespan=life)
+    return Starlette(routes=routes, middleware=[Middleware(Guard, known)], lifespan=life)
 
 
 def said(answer: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:

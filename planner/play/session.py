@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -66,7 +65,6 @@ class Session:
     def start(self, message: Message) -> None:
         """A new episode: ``source`` is ``seed`` or ``picture``; ``seed`` counts held-out layouts."""
         task, memory = str(message.get("task")), str(message.get("memory"))
-        self.studio.check(task, memory)
         seed, source = whole(message.get("seed"), "The seed", 0, MOST_SEED), message.get("source")
         by, compare = message.get("simulator"), message.get("compare") is True
         if by not in (None, "expert", "reader"):
@@ -78,11 +76,12 @@ class Session:
 
         def work(job: Job) -> None:
             self.send({"type": "phase", "phase": "open"})
-            stage = self.studio.stage(task, memory)
+            choice = message.get("weights") or next(iter(self.studio.weights(task)))
+            stage = self.studio.stage(task, memory, str(choice))
             job.check()
             if source == "picture":
                 assert self.upload is not None
-                picture, _ = uploaded_picture(io.BytesIO(self.upload), stage.cfg.image_size)
+                picture, _ = uploaded_picture(self.upload, stage.cfg.image_size)
                 self.play(Take(stage, picture, seed, "a picture", None, compare))
             else:
                 self.play(self.from_layout(stage, seed, by, compare))
@@ -94,7 +93,7 @@ class Session:
         seeds = stage.task.heldout_seeds
         if number >= len(seeds):
             raise CommandError(f"The seed is at most {len(seeds) - 1}.")
-        simulation = self.studio.simulation(stage, by or "expert")
+        simulation = self.studio.simulation(stage, by)
         try:
             first = simulation.begin(seeds[number])
             assert simulation.running is not None
@@ -248,6 +247,7 @@ class Session:
         return {
             "type": "episode",
             **take.origin(),
+            "unmeasured": take.simulation.unmeasured if take.simulation else "",
             "actions": shown_actions(take.stage.task),
             "first": data_url(take.first),
             "chunks": [self.chunk(s, i) for i, s in enumerate(take.steps, 1)],

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -13,7 +14,8 @@ from envs.expert import expert_actions
 from inverse_dynamics.model import InverseDynamics
 from planner.locator import Locator
 from planner.loop import Running, execute
-from tasks import Episode, PlanError, Segment, Subgoal
+from tasks import ActionSpec, Episode, PlanError, Segment, Subgoal
+from tasks.path_retrace import RETURN, PathRetrace
 
 Executor = Literal["expert", "reader"]
 
@@ -36,19 +38,53 @@ class Executed:
     note: str
 
 
+class Reader:
+    """An inverse dynamics model that is opened once something is read with it.
+
+    Args:
+        open: gives the model; what it raises is raised where the model is first needed.
+    """
+
+    def __init__(self, open: Callable[[], InverseDynamics]):
+        self._open = open
+
+    @cached_property
+    def model(self) -> InverseDynamics:
+        """The model itself."""
+        return self._open()
+
+    @property
+    def spec(self) -> ActionSpec:
+        """Of the actions that it reads."""
+        return self.model.spec
+
+    def actions(self, clips: np.ndarray) -> np.ndarray:
+        """See :meth:`InverseDynamics.actions`."""
+        return self.model.actions(clips)
+
+
 class Simulation:
     """A simulator, and whose hands act in it.
 
     Args:
         env: reset by :meth:`begin`.
         reader: reads actions off imagined frames.
-        locator: reads positions off imagined frames, if the task has one.
+        locator: reads positions off imagined frames, if there is one.
         by: ``expert`` carries out the same action as was imagined, which is its ground truth; ``reader``
-            what the inverse dynamics model reads off the imagined frames.
+            what the inverse dynamics model reads off the imagined frames; None for nobody.
+        unmeasured: why there is no locator.
     """
 
-    def __init__(self, env: TaskEnv, reader: InverseDynamics, locator: Locator | None, by: Executor):
+    def __init__(
+        self,
+        env: TaskEnv,
+        reader: Reader,
+        locator: Locator | None,
+        by: Executor | None,
+        unmeasured: str = "",
+    ):
         self.env, self.reader, self.locator, self.by = env, reader, locator, by
+        self.unmeasured = "" if locator else unmeasured
         self.running: Running | None = None
         self._done: list[np.ndarray] = []
 
@@ -96,24 +132,27 @@ class Simulation:
                 dict(zip(self.env.names, p, strict=True))
                 for p in (self.running.positions[-1], self.running.positions[0])
             )
-            actions = expert_actions(self.env.task, now, subgoal, home, plan, len(plan) - 1)
+            asked = path_back(self.env.task, plan) if isinstance(self.env.task, PathRetrace) else plan
+            actions = expert_actions(self.env.task, now, subgoal, home, asked, len(asked) - 1)
         else:
             actions = self.reader.actions(np.concatenate([before[None], imagined])[None])[0]
         errors = len(self.running.errors)
         frames = self._execute(actions)
         note = "; ".join(dict.fromkeys(self.running.errors[errors:]))
-        return Executed(np.asarray(actions), frames, self._distance(subgoal, imagined), note)
+        return Executed(np.asarray(actions), frames, self._distance(subgoal, imagined, len(frames)), note)
 
     def _execute(self, actions: np.ndarray) -> np.ndarray:
         assert self.running is not None
-        execute(self.running, actions)
+        running, self.running = self.running, None  # until the chunk is done: else it begins anew
+        execute(running, actions)
+        self.running = running
         self._done.append(np.asarray(actions))
-        return np.stack(self.running.executed[-len(actions) :])
+        return np.stack(running.executed[-len(actions) :])
 
-    def _distance(self, subgoal: Subgoal | None, imagined: np.ndarray) -> float | None:
+    def _distance(self, subgoal: Subgoal | None, imagined: np.ndarray, count: int) -> float | None:
         if self.locator is None or subgoal is None or self.running is None:
             return None
-        r, count = self.running, len(imagined)
+        r = self.running
         stop = len(r.executed) - 1
         episode = Episode(
             np.stack(r.executed),
@@ -128,3 +167,27 @@ class Simulation:
 
     def close(self) -> None:
         self.env.close()
+
+
+def path_back(task: PathRetrace, asked: Sequence[Subgoal]) -> list[Subgoal]:
+    """The plan at whose end the expert finds what the last subgoal asks for.
+
+    A person turns round, and goes on, as often as they like; a plan goes out once, then back. Each step back
+    undoes the last one that is not undone yet. Who turns round first (``way_back=turn``) and does not go the
+    whole way back has begun another path.
+
+    Raises:
+        PlanError: there is nothing left to go back along.
+    """
+    out, back = list[Subgoal](), 0
+    for subgoal in asked:
+        if subgoal.kind == RETURN:
+            back += 1
+            continue
+        if back:
+            out = out[:-back] if task.retraces else []
+        out, back = [*out, subgoal], 0
+    steps = len(out) + (0 if task.retraces else 2)  # a half turn comes first
+    if back and (not out or back > steps):
+        raise PlanError("the path out is walked back to where it began")
+    return [*out, *[asked[-1]] * back]

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from envs.base import EpisodeLostError
 from planner.play.simulation import Executed, Simulation
 from planner.play.studio import Stage, usual_actions
 from tasks import PlanError, Subgoal
@@ -89,6 +90,7 @@ class Take:
         return {
             "task": self.stage.task.name,
             "memory": self.stage.memory,
+            "choice": self.stage.choice,
             "weights": self.stage.weights,
             "source": self.source,
             "seed": self.seed,
@@ -113,8 +115,9 @@ class Take:
         begun = time.perf_counter()
         rollout, chunk = imagine(self.stage.model, before, text, partial(listen, side="with"))
         imagined = time.perf_counter()
-        listen("phase", phase="remember")
-        rollout = self.stage.model.remember(rollout, chunk)
+        rollout = self.stage.model.remember(
+            rollout, chunk, progress=partial(listen, "phase", phase="remember")
+        )
         seconds = {"imagine": imagined - begun, "remember": time.perf_counter() - imagined}
         effects = self.stage.model.effects(rollout)[0]
         step = Step(text, Branch(rollout, chunk.frames[0]), seconds, effects[-1] if effects else None)
@@ -165,11 +168,11 @@ class Take:
         history = [s.executed.actions for s in self.steps if s.executed]
         if len(history) < len(self.steps):
             return replace(step, note="the simulator stayed behind at an earlier chunk")
-        self.simulation.seek(self.seed, history)
         asked = (self._usual.get(step.text), self.plan(step.text), before.frames[0], step.imagined.frames)
         try:
+            self.simulation.seek(self.seed, history)
             executed = self.simulation.carry_out(*asked)
-        except PlanError as error:
+        except (PlanError, EpisodeLostError) as error:
             return replace(step, note=f"not executed: {error}")
         return replace(step, executed=executed, note=executed.note)
 

@@ -76,10 +76,10 @@ class Worker:
             self._tell()
 
     def close(self) -> None:
-        """Give up on everything and end the thread."""
+        """Give up on what somebody asked for, do the rest, such as freeing what pages had; end the thread."""
         with self._changed:
             self._open = False
-            self._line.clear()
+            self._line = deque(job for job in self._line if job.owner is None)
             if self._running is not None:
                 self._running.cancelled.set()
             self._changed.notify_all()
@@ -96,7 +96,7 @@ class Worker:
             with self._changed:
                 while self._open and not self._line:
                     self._changed.wait()
-                if not self._open:
+                if not self._line:
                     return
                 self._running = self._line.popleft()
                 job = self._running

@@ -27,16 +27,18 @@ export function connect(receive, complain) {
   };
 }
 
-export async function ask(path, given = {}) {
+export async function answered(path, given = {}) {
   let answer;
   try {
     answer = await fetch(path, given);
   } catch {
     throw new Error("The server does not answer; is it still running?");
   }
+  if (answer.ok) return answer;
   const told = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Error(told.error || `The server answered with ${answer.status}.`);
-  return told;
+  throw new Error(told.error || `The server answered with ${answer.status}.`);
 }
+
+export const ask = async (path, given) => (await answered(path, given)).json();
 
 export const post = (path, body) => ask(path, { method: "POST", body });

@@ -53,6 +53,7 @@ document.addEventListener("keydown", (event) => {
   const typing = event.target.closest("input, select, textarea, button, a, [role=tab], video, iframe");
   if (event.ctrlKey || event.metaKey || event.altKey || $("#play").hidden) return;
   if (event.key === "Escape") return play.cancel();
+  if (event.target.id === "strip" && event.key.startsWith("Arrow")) return; // scrolls
   if (!typing || (event.target.matches("button, a") && event.key !== " " && event.key !== "Enter")) play.key(event);
 });
 

@@ -1,6 +1,6 @@
 // The first part: an episode, its actions, its pictures.
 
-import { ask, post } from "./api.js";
+import { answered, ask, post } from "./api.js";
 import { chart } from "./chart.js";
 import { $, count, el, number, options, seconds } from "./tools.js";
 
@@ -22,6 +22,7 @@ export class Play {
     $("#new").addEventListener("click", () => this.renew(true));
     $("#keep").addEventListener("click", () => this.renew(false));
     $("#replay").addEventListener("click", () => (this.timer ? this.pause() : this.replay(0)));
+    for (const kind of ["mp4", "gif"]) $(`#${kind}`).addEventListener("click", (event) => { event.preventDefault(); this.download(kind); });
     addEventListener("resize", () => { if (this.episode) this.plots(); });
     this.choices();
   }
@@ -34,7 +35,9 @@ export class Play {
       const { task, memory, saved } = this.form.elements;
       this.fps = told.fps;
       this.megabytes = told.upload_megabytes;
-      options(task, told.tasks.map((t) => [t, t]), task.value || told.tasks[0]);
+      this.weights = told.tasks;
+      const tasks = Object.keys(told.tasks);
+      options(task, tasks.map((t) => [t, t]), task.value || tasks[0]);
       options(memory, told.memories.map((m) => [m, m]), memory.value || told.memories[0]);
       const shown = told.saved.map((s) => [s.name, `${s.saved} · ${s.memory} · ${count(s.captions.length, "chunk", "chunks")} · ${s.source}`]);
       options(saved, shown.length ? shown : [["", "none yet"]], saved.value);
@@ -45,8 +48,10 @@ export class Play {
   }
 
   fit() {
-    const source = this.form.elements.source.value;
+    const { source: { value: source }, task, weights } = this.form.elements;
+    if (this.weights) options(weights, this.weights[task.value].map((w) => [w, w]), weights.value);
     for (const part of this.form.querySelectorAll("[data-source]")) part.hidden = !part.dataset.source.split(" ").includes(source);
+    for (const input of this.form.querySelectorAll("[data-source] input, [data-source] select")) input.disabled = input.closest("[data-source][hidden]") != null;
     $(".name", this.form).textContent = source === "seed" ? "Layout and seed" : "Seed";
     $("[type=submit]", this.form).textContent = source === "saved" ? "Open" : "Begin";
     this.enable();
@@ -83,6 +88,7 @@ export class Play {
       type: "start",
       source,
       task: given.task.value,
+      weights: given.weights.value,
       memory: given.memory.value,
       seed: given.seed.valueAsNumber,
       simulator: source === "seed" ? given.simulator.value || null : null,
@@ -119,6 +125,18 @@ export class Play {
     this.ask({ type: "act", text });
   }
 
+  async download(kind) {
+    const link = $(`#${kind}`);
+    if (!link.href) return;
+    try {
+      const clip = URL.createObjectURL(await (await answered(link.href)).blob());
+      el("a", { href: clip, download: link.download }).click();
+      setTimeout(() => URL.revokeObjectURL(clip), 60_000);
+    } catch (error) {
+      this.complain(error.message);
+    }
+  }
+
   undo(chunk) {
     if (chunk >= 0) this.ask({ type: "undo", chunk });
   }
@@ -133,7 +151,7 @@ export class Play {
     const action = this.episode.actions.find((a) => a.keys.includes(wanted));
     if (wanted === "/") $("#text").focus();
     else if (action) this.act(action.text);
-    else if (wanted === "u") this.undo(this.episode.chunks.length - 1);
+    else if (wanted === "u" && !event.repeat) this.undo(this.episode.chunks.length - 1);
     else if (wanted === " ") $("#replay").click();
     else return;
     event.preventDefault();
@@ -148,7 +166,11 @@ export class Play {
 
   on_hello({ page }) { this.page = page; this.enable(); }
   on_full({ text }) { this.complain(text); }
-  on_closed() { this.page = null; this.busy = false; this.enable(); }
+  on_closed() {
+    this.page = null;
+    this.done = "Not connected";
+    this.on_idle();
+  }
 
   on_line({ place }) {
     if (!this.busy) return;
@@ -186,7 +208,7 @@ export class Play {
     this.episode.chunks.push(chunk);
     this.streaming = null;
     this.refresh();
-    $("#text").value = "";
+    if ($("#text").value.trim() === this.asked.text?.trim()) $("#text").value = "";
     const { imagine, remember } = chunk.seconds;
     this.done = `Chunk ${chunk.number}: ${seconds(imagine + remember)} (imagined in ${seconds(imagine)}, learned in ${seconds(remember)})`;
     this.at(chunk.number, chunk.frames.with.length - 1);
@@ -234,7 +256,8 @@ export class Play {
     this.say(this.done || "");
     this.done = "";
     this.enable();
-    if (this.focused?.isConnected && document.activeElement === document.body) this.focused.focus({ preventScroll: true });
+    const { activeElement: active, body } = document;
+    if (this.focused?.isConnected && (active === body || !active.checkVisibility())) this.focused.focus({ preventScroll: true });
     this.focused = null;
   }
 
@@ -334,16 +357,19 @@ export class Play {
   }
 
   plots() {
-    const { chunks, simulator, unit } = this.episode;
+    const { chunks, simulator, unit, unmeasured } = this.episode;
     chart($("#effect"), chunks.map((c) => c.effect), {
       kind: "bars", colour: "#145ca8", show: (v) => number(v, 3), label: "What memory changes, per chunk",
       empty: chunks.length ? "This memory does not measure it." : "Comes with the first chunk.",
     });
     $("#distance-plot").hidden = !simulator;
-    $("#distance-note").textContent = `Distance (${unit}) between where a thing was imagined and where it is when ${simulator === "expert" ? "the expert does the same action" : "the actions read off the imagination are executed"} in the simulator; measured when it is put down.`;
+    const hands = simulator === "expert" ? "the expert does the same action" : "the actions read off the imagination are executed";
+    $("#distance-note").textContent = this.walks
+      ? `Distance (${unit}) between where the chunk was imagined to lead and where one stands when ${hands} in the simulator.`
+      : `Distance (${unit}) between where a thing was imagined and where it is when ${hands} in the simulator; measured when it is put down.`;
     chart($("#distance"), chunks.map((c) => c.distance), {
       kind: "line", colour: "#b25400", show: (v) => number(v, v >= 10 ? 0 : 1), label: `Imagined against executed, ${unit}`,
-      empty: "Comes with the first chunk that puts something down.",
+      empty: unmeasured || (this.walks ? "Comes with the first chunk." : "Comes with the first chunk that puts something down."),
     });
   }
 

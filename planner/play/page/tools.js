@@ -25,4 +25,4 @@ export function number(value, digits = 3) {
 
 export const count = (n, one, many) => `${n} ${n === 1 ? one : many}`;
 
-export const seconds = (value) => `${value.toFixed(1)} s`;
+export const seconds = (value) => `${value.toFixed(1)}\u00a0s`;
