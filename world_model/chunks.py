@@ -11,8 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tasks import Segment
-from tasks.dataset import EpisodeDataset
+from tasks import Episode, Segment
 from tasks.files import atomic_path
 from world_model.autoencoder import FrameAutoencoder
 from world_model.training import read_safetensors
@@ -58,7 +57,7 @@ class LatentEpisodes:
 
     def __init__(
         self,
-        dataset: EpisodeDataset,
+        dataset: Sequence[Episode],
         autoencoder: FrameAutoencoder,
         episodes: Sequence[int],
         cache: Path | None = None,

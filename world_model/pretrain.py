@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from tasks.commands import OptionError, RunDir, integer, main
-from tasks.dataset import load_episodes
+from tasks.dataset import join_episodes
 from tasks.files import write_json
 from world_model.autoencoder import FrameAutoencoder
 from world_model.chunks import Batch, Focus, LatentEpisodes
@@ -179,7 +179,7 @@ def train_core(
 
 def pretrain(cfg: DictConfig, run_dir: RunDir, accelerator: Accelerator) -> Path:
     """Train, or go on training, in ``run_dir``; returns the folder of the finished model."""
-    dataset = load_episodes(cfg.data)
+    dataset = join_episodes(cfg.data)
     training, held = held_out_split(dataset)
     model = published(cfg, accelerator)
     with accelerator.main_process_first():

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from tasks import Task
 from tasks.commands import OptionError, RunDir, integer, main
-from tasks.dataset import load_episodes
+from tasks.dataset import join_episodes
 from tasks.files import write_json
 from tasks.shipped import weights_folder
 from world_model.chunks import LatentEpisodes
@@ -143,7 +143,7 @@ def train_loop(
 
 def slowfast_loop(cfg: DictConfig, run_dir: RunDir, accelerator: Accelerator) -> Path:
     """Run, or go on with, the loop in ``run_dir``; returns the folder of the finished model."""
-    dataset = load_episodes(cfg.data)
+    dataset = join_episodes(cfg.data)
     task: Task = hydra.utils.instantiate(cfg.task)
     base = weights_folder(cfg.weights, task.name, "world_model")
     memory = hydra.utils.instantiate(cfg.memory)

@@ -8,6 +8,7 @@ The same command resumes. Shipped and used afterwards is the average of the weig
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -16,8 +17,9 @@ import torch
 from diffusers import AutoencoderKL
 from omegaconf import DictConfig
 
+from tasks import Episode
 from tasks.commands import RunDir, integer, main
-from tasks.dataset import EpisodeDataset, load_episodes
+from tasks.dataset import join_episodes
 from tasks.files import write_json
 from world_model.autoencoder import FrameAutoencoder, reconstruction_loss
 from world_model.device import pick_device
@@ -41,7 +43,7 @@ def build_autoencoder(cfg: DictConfig) -> FrameAutoencoder:
     return FrameAutoencoder(vae, cfg.unshuffle, scale=1.0)
 
 
-def held_out_split(dataset: EpisodeDataset, share: float = 0.05) -> tuple[range, range]:
+def held_out_split(dataset: Sequence[Episode], share: float = 0.05) -> tuple[range, range]:
     """Episode indices for training, and the last ones held out (at least one)."""
     held = max(1, round(share * len(dataset)))
     if held >= len(dataset):
@@ -49,7 +51,7 @@ def held_out_split(dataset: EpisodeDataset, share: float = 0.05) -> tuple[range,
     return range(len(dataset) - held), range(len(dataset) - held, len(dataset))
 
 
-def frames_of(dataset: EpisodeDataset, episodes: range) -> np.ndarray:
+def frames_of(dataset: Sequence[Episode], episodes: range) -> np.ndarray:
     """All frames of some episodes, ``(N, H, W, 3)`` uint8."""
     return np.concatenate([dataset[i].frames for i in episodes])
 
@@ -86,7 +88,7 @@ def train_autoencoder(cfg: DictConfig, folder: Path) -> Path:
     options = cfg.autoencoder
     torch.manual_seed(cfg.seed)
     device = pick_device(cfg.device)
-    dataset = load_episodes(cfg.data)
+    dataset = join_episodes(cfg.data)
     training, held = held_out_split(dataset)
     frames = torch.from_numpy(frames_of(dataset, training))
     model = build_autoencoder(cfg.model.autoencoder).to(device)
