@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from envs.base import TaskEnv
-from envs.collect import record
 from inverse_dynamics.model import InverseDynamics
 from planner.loop import Running, execute, explore, score_executed
 from tasks import Episode, Layout, Score, Task
@@ -53,14 +52,6 @@ def has_row(task: Task, name: str) -> bool:
     if name == "constant_guess":
         return task.constant_guess_track(task.layout(task.heldout_seeds[0])) is not None
     return name != "random_walk" or task.random_chunk(np.random.default_rng(0)) is not None
-
-
-def expert_episode(env: TaskEnv, layout: Layout) -> Episode:
-    """The expert's episode of a layout."""
-    episode, error = record(env, layout)
-    if episode is None:
-        raise RuntimeError(f"the expert failed at seed {layout.seed}: {error}")
-    return episode
 
 
 def true_frames(env: TaskEnv, layout: Layout, episode: Episode, reader: InverseDynamics) -> Score:

@@ -15,21 +15,23 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import hydra
 from omegaconf import DictConfig, open_dict
 from tqdm import tqdm
 
 from planner.baselines import (
     constant_guess,
     do_nothing,
-    expert_episode,
     has_row,
     random_walk,
     rows_of,
     true_frames,
 )
+from planner.expert_episode import expert_episode
+from planner.frechet_column import FrechetColumn
 from planner.instruments import autoencoded, locating_error, next_chunk_error, reading_error
 from planner.parts import Parts, assemble
-from planner.records import aggregate, details_of, summary_row
+from planner.records import aggregate, details_of, load_result, summary_row
 from planner.run import run_batches
 from tasks import Score
 from tasks.commands import ROOT, OptionError, RunDir, integer, main
@@ -38,6 +40,7 @@ from tasks.provenance import command_line, commit
 from tasks.shipped import finetuned_folder
 from tasks.statistics import mean_interval, share_interval
 from tasks.task import held_out_seeds
+from world_model.video_metrics.features import I3D
 
 BASELINES = ("do_nothing", "constant_guess", "random_walk", "true_frames")
 
@@ -71,6 +74,7 @@ MODEL_ROWS = {
     "temp_lora_sequence": ModelRow("temp_lora_sequence", "temp_lora_sequence"),
     "full": ModelRow("temp_lora", "temp_lora"),
     "full_observed": ModelRow("temp_lora", "temp_lora", "observed"),
+    "oracle": ModelRow("oracle", "oracle"),
     "shuffled": ModelRow("shuffled", "temp_lora"),
     "theta_off": ModelRow("none", "temp_lora"),
 }
@@ -136,6 +140,26 @@ def table_row(
     return model_row(name, cfg, seeds, run_dir)
 
 
+def frechet_of_rows(
+    names: Sequence[str], cfg: DictConfig, parts: Parts, seeds: Sequence[int], run_dir: RunDir
+) -> dict[str, dict[str, Any]]:
+    """The Fréchet column of the rows with a world model; empty for a single episode, which is no set."""
+    if len(seeds) < 2:
+        return {}
+    device = parts.world_model.device
+    i3d = None if cfg.i3d is None else I3D(cfg.i3d, device)
+    column = FrechetColumn(
+        parts.envs[0], seeds, hydra.utils.instantiate(cfg.features, device=device), i3d, cfg.resamples
+    )
+
+    def measured(name: str) -> dict[str, Any]:
+        found = [load_result(run_dir / "rows" / name, s) for s in seeds]
+        return column([r for r in found if r is not None])
+
+    kept = run_dir / "frechet"
+    return {n: kept_json(kept / f"{n}.json", partial(measured, n)) for n in names if n in MODEL_ROWS}
+
+
 def instruments(parts: Parts, seeds: Sequence[int], chunks: int) -> dict[str, Any]:
     """The instruments' own errors on expert episodes of held-out layouts, true and autoencoded frames."""
     episodes, plans = [], []
@@ -166,7 +190,8 @@ def provenance(parts: Parts, cfg: DictConfig) -> dict[str, Any]:
 
 def run(cfg: DictConfig) -> None:
     episodes = integer(cfg, "episodes", 1)
-    integer(cfg, "batch_size", 1), integer(cfg, "chunks", 1), integer(cfg, "seed", 0)
+    for key, minimum in (("batch_size", 1), ("chunks", 1), ("seed", 0), ("resamples", 1)):
+        integer(cfg, key, minimum)
     rows = list(cfg.rows)
     unknown = [r for r in rows if r not in (*BASELINES, *MODEL_ROWS)]
     if unknown or not rows:
@@ -174,7 +199,18 @@ def run(cfg: DictConfig) -> None:
     for name in rows:
         if name in MODEL_ROWS:
             row_weights(MODEL_ROWS[name], cfg, cfg.task.name)
-    ignored = ("device", "rows", "results", "page", "chunks", "loop_weights", "locator")
+    ignored = (
+        "device",
+        "rows",
+        "results",
+        "page",
+        "chunks",
+        "loop_weights",
+        "locator",
+        "i3d",
+        "resamples",
+        "features",
+    )
     run_dir = RunDir.open("evaluate", cfg, ignored)  # the locator is the task's
     with open_dict(cfg):
         cfg.memory, cfg.condition_on, cfg.instruction = cfg.memories.none, "imagined", None
@@ -188,6 +224,9 @@ def run(cfg: DictConfig) -> None:
     measured = kept_json(run_dir / "instruments.json", lambda: instruments(parts, seeds, cfg.chunks))
     found = {n: run_dir / "finished" / f"{n}.json" for n in (*BASELINES, *MODEL_ROWS)}
     table = {n: json.loads(p.read_text()) for n, p in found.items() if p.is_file()}
+    done = [n for n in table if (run_dir / "rows" / n).is_dir()]
+    for name, distances in frechet_of_rows(done, cfg, parts, seeds, run_dir).items():
+        table[name]["frechet"] = distances
     result = {
         "task": parts.task.name,
         "unit": parts.task.unit,

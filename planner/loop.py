@@ -20,6 +20,7 @@ from envs.base import EpisodeLostError, TaskEnv
 from envs.expert import expert_actions
 from inverse_dynamics.model import InverseDynamics
 from planner.decomposer.base import Decomposer
+from planner.expert_episode import chunk_ends
 from planner.locator import Locator
 from tasks import Episode, Layout, Score, Segment, Subgoal, Task
 from world_model.model import Chunk, Rollout, WorldModel
@@ -125,6 +126,13 @@ def explore(running: Running, k: int) -> None:
     execute(running, expert_actions(running.env.task, now, running.plan[k], home, running.plan, k))
 
 
+def expected_ends(running: Running) -> np.ndarray:
+    """``(n, H, W, 3)``: how the expert ends each chunk of an episode that has just begun; begins it anew."""
+    ends = chunk_ends(running.env, running.layout)
+    running.env.reset(seed=running.layout.seed, options={"layout": running.layout})
+    return ends
+
+
 def run_episodes(
     envs: Sequence[TaskEnv],
     seeds: Sequence[int],
@@ -161,6 +169,9 @@ def run_episodes(
         members, explored = [running[i] for i in group], shapes[group[0]][0]
         with clock.part("encode"):
             rollout = world_model.start(np.stack([r.executed[0] for r in members]), [seeds[i] for i in group])
+        if world_model.foresees:
+            with clock.part("foresee"):
+                rollout = world_model.foresee(rollout, np.stack([expected_ends(r) for r in members]))
         if load_memory:
             rollout = world_model.load_memory(rollout, load_memory)
         if save_memory:

@@ -31,6 +31,7 @@ NAMES = {
     "temp_lora_sequence": "Temp-LoRA on the whole sequence, its own loop",
     "full": "**Temp-LoRA + slow-fast loop**",
     "full_observed": "Temp-LoRA + slow-fast loop, `condition_on=observed`",
+    "oracle": "ceiling: the true end of each chunk as one more past frame, finetuned with it",
     "shuffled": "control: loop weights, another episode's Θ",
     "theta_off": "diagnostic: loop weights, Θ off",
 }
@@ -73,6 +74,34 @@ def planning_table(result: dict[str, Any]) -> str:
             + "".join(f" {_interval(row.get('details', {}).get(d))} |" for d in details)
         )
     return "\n".join(lines)
+
+
+def frechet_table(result: dict[str, Any]) -> str:
+    """Fréchet distances of the imagined videos from the expert's; empty where none was measured."""
+    rows = {n: result["rows"][n]["frechet"] for n in NAMES if result["rows"].get(n, {}).get("frechet")}
+    if not rows:
+        return ""
+    kinds = {kind: d["metric"] for distances in rows.values() for kind, d in distances.items()}
+    lines = [
+        "| row | " + " | ".join(f"{metric} | floor" for metric in kinds.values()) + " | videos |",
+        "|---|" + "---|---|" * len(kinds) + "---|",
+    ]
+    for name, distances in rows.items():
+        cells = [
+            f"{_interval(distances[k], 'value', '.2f')} | {distances[k]['floor']:.2f}"
+            if k in distances
+            else "– | –"
+            for k in kinds
+        ]
+        n = next(iter(distances.values()))["videos"][0]
+        lines.append(f"| {NAMES[name]} | {' | '.join(cells)} | {n} |")
+    table = "\n".join(lines)
+    return f"""
+Imagined videos against the expert's of the same layouts; floor: the expert's halves against each other. Comparable
+within this table only.
+
+{table}
+"""
 
 
 def lengths_table(result: dict[str, Any]) -> str:
@@ -150,7 +179,7 @@ Effect of Θ: how much it changes the predicted noise of the newest chunk, ‖ε
 the first and after the last chunk.
 
 {planning_table(result)}
-
+{frechet_table(result)}
 By length of plan, in chunks:
 
 {lengths_table(result)}

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hydra.utils import instantiate
@@ -29,6 +30,7 @@ from world_model.memory.context import Context
 from world_model.memory.first_frame import FirstFrame
 from world_model.memory.lora import LoraWeights, tensors_sha256
 from world_model.memory.none import NoMemory
+from world_model.memory.oracle import Oracle
 from world_model.memory.retrieval import Retrieval
 from world_model.memory.shuffled import Shuffled
 from world_model.memory.temp_lora import NAMES, TempLora
@@ -252,6 +254,24 @@ def test_the_first_frame_is_one_more_clean_past_frame_in_every_step(text):
     for sample in inputs:  # guidance: uncond, past, text; the first withholds every past frame
         frame, mask = sample[2:, :CHANNELS, 0], sample[2:, CHANNELS, 0]
         assert torch.equal(frame, first[:, 0].repeat(2, 1, 1, 1)) and bool((mask == CLEAN).all())
+
+
+def test_the_oracle_shows_the_true_end_of_the_chunk_to_come(text):
+    model = make_model(text, Oracle(), sampling_steps=1)
+    assert model.foresees and not make_model(text, FirstFrame()).foresees
+    ends = np.stack([frames(2), frames(2)[::-1]], 1)
+    rollout = model.foresee(model.start(frames(2), [3, 4]), ends)
+    for k in range(2):
+        told = model.autoencoder.encode(ends[:, k])
+        torch.testing.assert_close(model.memory.past(rollout.memory)[:, 0], told)
+        assert torch.equal(
+            model.memory.past(model.memory.select(rollout.memory, [1])), model.memory.past(rollout.memory)[1:]
+        )
+        rollout, chunk = model.imagine(rollout, CAPTIONS[:2])
+        rollout = model.remember(rollout, chunk)
+    for untold in (rollout, model.start(frames(2), [3, 4])):
+        with pytest.raises(ValueError, match="memory=oracle was not told how this chunk should end"):
+            model.imagine(untold, CAPTIONS[:2])
 
 
 # --- the anchor's own weights ----------------------------------------------------------------------

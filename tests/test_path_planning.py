@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,14 @@ from tiny import frames, make_memory, make_model, make_text
 from envs.doom import DoomEnv
 from envs.tabletop import TabletopEnv
 from inverse_dynamics.model import InverseDynamics, InverseDynamicsConfig
-from planner.baselines import constant_guess, do_nothing, expert_episode, has_row, random_walk, true_frames
+from planner.baselines import constant_guess, do_nothing, has_row, random_walk, true_frames
 from planner.decomposer.scripted import ScriptedDecomposer
+from planner.expert_episode import expert_episode
+from planner.frechet_column import FrechetColumn
 from planner.instruments import locating_error, next_chunk_error, reading_error
 from planner.locate import CubeLocator
 from planner.locate_path import PathLocator
-from planner.loop import run_episodes
+from planner.loop import PlanResult, run_episodes
 from planner.records import aggregate, load_result, save_result, summary_row
 from planner.report import Interval, Summary, write_report
 from planner.run import closing_lines, report_of
@@ -188,6 +191,39 @@ def test_baselines_begin_where_the_way_out_ends(envs):
     episode = expert_episode(env, layout)
     idle = true_frames(env, layout, episode, reader_of())
     np.testing.assert_allclose(list(idle.distances.values()), gaps, atol=0.1)
+
+
+class Brightness:
+    """Features that need no weights: frames at 4 × 4 pixels."""
+
+    name, weights_sha256 = "brightness", ""
+
+    def __call__(self, shown: np.ndarray) -> np.ndarray:
+        height, width = shown.shape[1] // 4, shown.shape[2] // 4
+        return shown.mean(3).reshape(-1, 4, height, 4, width).mean((2, 4)).reshape(-1, 16).astype(np.float32)
+
+
+def test_the_frechet_column_compares_what_was_imagined(envs):
+    env, seeds = envs[0], [1_000_000, 1_000_001, 1_000_002]
+    rows = []
+    for seed in seeds:
+        layout, nothing = TASK.layout(seed), np.empty((0, 1, 3))
+        episode, score = expert_episode(env, layout), do_nothing(TASK, layout)
+        rows.append(PlanResult(layout, layout.plan, episode.frames, episode, nothing, score, score))
+    column = FrechetColumn(env, seeds, Brightness(), None, resamples=5)
+    same = column(rows)
+    assert (
+        set(same) == {"frames", "steps"} and same["steps"]["metric"] == "Fréchet distance, brightness steps"
+    )
+    assert same["frames"]["value"] == pytest.approx(0, abs=1e-3)
+    explored = []
+    for row in rows:
+        shown, begin = row.imagined.copy(), 1 + TASK.explored(row.plan) * TASK.chunk_frames
+        shown[:begin] //= 2
+        explored.append(replace(row, imagined=shown))
+    assert column(explored) == same
+    darker = [replace(r, imagined=r.imagined // 2) for r in rows]
+    assert column(darker)["frames"]["value"] > 1000
 
 
 def test_the_next_chunk_is_measured_in_blocks(envs, text):

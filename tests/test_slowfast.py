@@ -24,6 +24,7 @@ from tasks.dataset import load_episodes
 from world_model.chunks import LatentEpisodes
 from world_model.memory.first_frame import FirstFrame
 from world_model.memory.none import NoMemory
+from world_model.memory.oracle import Oracle
 from world_model.memory.temp_lora import TempLora
 from world_model.model import WorldModel
 from world_model.objective import Objective
@@ -211,6 +212,15 @@ def test_a_memory_of_clean_frames_takes_part(base, episodes):
     assert loss.model.memory.past(loss.experience(step // 2).states[1]).shape[:2] == (4, 1)
 
 
+def test_the_oracle_is_told_the_ends_of_the_chunks(base, episodes):
+    model = WorldModel.from_pretrained(base, Oracle())
+    made = inner_loop(model, episodes, [1, 3], "ground_truth", seed=0, iteration=0)
+    for news, state in zip(made.news, made.states, strict=True):
+        assert torch.equal(model.memory.past(state)[:, 0], news[:, -1])
+    objective = Objective(model.diffusion, model.text, OPTIONS)
+    assert set(memory_use(model, objective, made, [2, 2], seed=0)) == {"own", "other"}
+
+
 def test_a_loss_that_is_not_finite_names_step_and_episodes(model, episodes):
     loss = make_loss(model, episodes)
     with torch.no_grad():
@@ -301,7 +311,7 @@ def test_an_interrupted_loop_resumes_bit_for_bit(finished, data, base, tmp_path,
     assert [k for k in left if not torch.equal(left[k], right[k])] == []
 
 
-@pytest.mark.parametrize("memory", ["none", "first_frame", "anchor"])
+@pytest.mark.parametrize("memory", ["none", "first_frame", "anchor", "oracle"])
 def test_the_loop_takes_any_memory(data, base, tmp_path, memory):
     argv = [o for o in TINY if not o.startswith("memory.")]
     with pytest.raises(SystemExit) as end:

@@ -65,6 +65,8 @@ def open_model(cfg: DictConfig) -> tuple[WorldModel, str]:
     memory = hydra.utils.instantiate(cfg.memory)
     if memory.name.startswith("shuffled"):
         raise OptionError("memory=shuffled exchanges the memories of several episodes; a video is one")
+    if memory.name == "oracle":
+        raise OptionError("memory=oracle is told how a chunk should end; of a video nobody knows it")
     folder = weights_folder(cfg.weights, cfg.task.name, "world_model", memory.name)
     model = WorldModel.from_pretrained(
         folder,

@@ -32,6 +32,7 @@ from world_model.memory.base import AnyMemory, Sizes
 from world_model.memory.history import episode_folder, save_chunk
 from world_model.memory.lora import LoraInjector, LoraWeights
 from world_model.memory.none import NoMemory
+from world_model.memory.oracle import Oracle
 from world_model.text import ClipTextEncoder, SentenceEncoder, TextEncoder
 from world_model.training import CheckpointError, generator, read_safetensors
 from world_model.unet import prepared, with_mask_channel
@@ -191,6 +192,20 @@ class WorldModel:
             raise ValueError(f"{len(frames)} frames but {len(seeds)} seeds; expected one each")
         past = self.autoencoder.encode(frames)[:, None]
         return Rollout(tuple(seeds), 0, past, np.asarray(frames), self.memory.reset(len(seeds)))
+
+    @property
+    def foresees(self) -> bool:
+        """Whether the memory must be told how every chunk should end: :meth:`foresee`."""
+        return isinstance(self.memory, Oracle)
+
+    def foresee(self, rollout: Rollout, ends: np.ndarray) -> Rollout:
+        """Tell memory=oracle how the chunks of B episodes should end: ``(B, n, H, W, 3)`` uint8."""
+        latents = self.autoencoder.encode(ends.reshape(-1, *ends.shape[2:])).unflatten(0, ends.shape[:2])
+        return self.foresee_latents(rollout, latents)
+
+    def foresee_latents(self, rollout: Rollout, ends: Tensor) -> Rollout:
+        """:meth:`foresee` on latents ``(B, n, C, h, w)``."""
+        return replace(rollout, memory=cast(Oracle, self.memory).told(ends))
 
     def imagine(
         self,

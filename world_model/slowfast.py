@@ -149,6 +149,9 @@ def inner_loop(
     unseen = np.empty((len(seeds), 0, 0, 3), np.uint8)
     past = first.float().to(device)[:, None]
     rollout = Rollout(seeds, 0, past, unseen, model.memory.reset(len(seeds)))
+    if model.foresees:
+        ends = [data.latents[e][[c.stop for c in s]] for e, s in zip(episodes, segments, strict=True)]
+        rollout = model.foresee_latents(rollout, torch.stack(ends).float().to(device))
     pasts, news, captions, states = [], [], [], []
     for k in range(len(segments[0])):
         chunks = [s[k] for s in segments]
@@ -297,7 +300,7 @@ def memory_use(
     model: WorldModel, objective: Objective, experience: Experience, chunks: Sequence[int], seed: int
 ) -> dict[str, Tensor]:
     """Does Φ read the memory? Losses ``(B,)`` of one chunk an episode with the episode's own memory,
-    with the next episode's, and with an empty one; the same noise each time."""
+    with the next episode's, and with an empty one (which the oracle has not); the same noise each time."""
     memory, count = model.memory, len(chunks)
     shape = (count, experience.pasts[chunks[0]].shape[1] + experience.news[0].shape[1])
     noise = torch.randn((*shape, *experience.news[0].shape[2:]), generator=generator(seed, 0, OUTER))
@@ -307,7 +310,7 @@ def memory_use(
     draws = Draws(spread, noise, true, true, sequence=False)
     own = memory.concat([memory.select(experience.states[k], [b]) for b, k in enumerate(chunks)])
     other = memory.select(own, [*range(1, count), 0])
-    states = {"own": own, "other": other, "empty": memory.reset(count)}
+    states = {"own": own, "other": other} | ({} if model.foresees else {"empty": memory.reset(count)})
     return {
         name: chunk_losses(model, objective, experience, chunks, draws, state)[0]
         for name, state in states.items()
