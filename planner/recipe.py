@@ -57,11 +57,15 @@ def stages_of(cfg: DictConfig) -> list[Stage]:
     """
     if cfg.get("recipe") is None:
         name = cfg.task.name
-        raise CommandError(f"task={name} has no recipe; write configs/recipe/{name}.yaml, as cube_return has one")
+        raise CommandError(
+            f"task={name} has no recipe; write configs/recipe/{name}.yaml, as cube_return has one"
+        )
     stages = []
     for stage in plain(cfg)["recipe"]["stages"]:
         if set(stage) != {"module", "options", "trial"}:
-            raise CommandError(f"a stage of the recipe has {', '.join(stage)}; expected module, options and trial")
+            raise CommandError(
+                f"a stage of the recipe has {', '.join(stage)}; expected module, options and trial"
+            )
         stages.append(Stage(stage["module"], tuple(stage["options"]), tuple(stage["trial"])))
     return stages
 
@@ -70,7 +74,9 @@ def commands(cfg: DictConfig) -> list[list[str]]:
     """The command lines of a configuration."""
     folder = Path(cfg.runs) / "trial" if cfg.trial else Path()
     places = {"runs": str(folder) if cfg.trial else cfg.runs, "task": cfg.task.name}
-    places |= {name: str(folder / Path(cfg[name]).name) if cfg.trial else cfg[name] for name in ("data", "weights")}
+    places |= {
+        name: str(folder / Path(cfg[name]).name) if cfg.trial else cfg[name] for name in ("data", "weights")
+    }
     return [s.command(places, integer(cfg, "processes", 1), cfg.trial) for s in stages_of(cfg)]
 
 

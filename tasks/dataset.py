@@ -383,7 +383,9 @@ class JoinedEpisodes(Sequence[Episode]):
             for what in (IMAGE, ACTION):
                 shapes = [d.info["features"][what]["shape"] for d in (first, other)]
                 if shapes[0] != shapes[1]:
-                    raise DatasetError(f"{first.path} has {what} of shape {shapes[0]}, {other.path} {shapes[1]}")
+                    raise DatasetError(
+                        f"{first.path} has {what} of shape {shapes[0]}, {other.path} {shapes[1]}"
+                    )
         places = [((i + 0.5) / len(d), k, i) for k, d in enumerate(datasets) for i in range(len(d))]
         self._datasets, self._places = tuple(datasets), [(k, i) for _, k, i in sorted(places)]
 

@@ -63,6 +63,8 @@ class PathRetrace(Task):
             figures are published for; they are for training and trying out.
         corners: fewest and most quarter turns on the way out, likewise two; at most one before each walk but
             the first.
+        forks: steps back, at the least, at which walls leave more than one way open, so that only a memory of
+            the way out tells which.
     """
 
     map: str = "my_way_home"
@@ -70,6 +72,7 @@ class PathRetrace(Task):
     stride: float = 0.875
     walks: tuple[int, int] = (5, 5)
     corners: tuple[int, int] = (2, 2)
+    forks: int = 1
     name: str = "path_retrace"
     instruction: str = "Go forward twice, turn left, go forward, then go back along the path."
     unit: str = "blocks"
@@ -97,6 +100,10 @@ class PathRetrace(Task):
             raise ValueError(
                 f"corners={list(self.corners)}: {self.walks[0]} walks have room for "
                 f"{self.walks[0] - 1} between them; give fewer, or more walks"
+            )
+        if type(self.forks) is not int or not 0 <= self.forks < self.walks[0]:
+            raise ValueError(
+                f"forks={self.forks}: expected 0 to {self.walks[0] - 1}, one less than the walks"
             )
         object.__setattr__(self, "floor_plan", FloorPlan.load(self.map))
 
@@ -174,12 +181,26 @@ class PathRetrace(Task):
             places = np.concatenate([places[kept], there[kept, None]], 1)
             turns = np.column_stack([turns[kept], turn[kept]])
         corners = (turns != 0).sum(1)
-        fitting = np.flatnonzero((corners >= self.corners[0]) & (corners <= self.corners[1]))
-        if not len(fitting):
-            return None
         words = {-1: ["left"], 0: [], 1: ["right"]}
-        steps = [step for turn in turns[fitting[0]].tolist() for step in (*words[turn], "forward")]
-        return starts[fitting[0]], self._plan(steps)
+        for k in np.flatnonzero((corners >= self.corners[0]) & (corners <= self.corners[1])):
+            plan = self._plan([step for turn in turns[k].tolist() for step in (*words[turn], "forward")])
+            if self.open_ways(starts[k], plan) >= self.forks:
+                return starts[k], plan
+        return None
+
+    def open_ways(self, start: np.ndarray, plan: Sequence[Subgoal]) -> int:
+        """How many steps of the way back walls leave open: those that follow a walk back, where to walk on or to
+        turn and walk on, left or right, would be possible in more than one way."""
+        out = plan[: self.explored(plan)]
+        poses, back = self.path(start, out), Motion(-1, 0.0)
+        after_a_walk = [pose for pose, s in zip(poses[1:-1], out[1:], strict=True) if s.kind == GO]
+        return sum(int(self._free_steps(pose, back).sum() > 1) for pose in after_a_walk)
+
+    def _free_steps(self, pose: np.ndarray, way: Motion) -> np.ndarray:
+        """``(3,)`` bool: whether a walk is free at once, after a turn to the left, after one to the right."""
+        turns = [Motion(0, turn) for turn in (0.0, *TURNS.values())]
+        begun = np.stack([self._after(pose, turn) for turn in turns])
+        return self.floor_plan.free(begun[:, :2], self._after(begun, way)[:, :2], CLEARANCE)
 
     def _fit(
         self, rng: np.random.Generator, plan: tuple[Subgoal, ...]
@@ -281,7 +302,9 @@ class PathRetrace(Task):
         """``(…, 3)`` poses, one chunk later."""
         x, y, yaw = np.moveaxis(pose, -1, 0)
         length, heading = motion.walk * self.stride * self.chunk_frames, np.deg2rad(yaw)
-        return np.stack([x + length * np.sin(heading), y + length * np.cos(heading), yaw + motion.turn], axis=-1)
+        return np.stack(
+            [x + length * np.sin(heading), y + length * np.cos(heading), yaw + motion.turn], axis=-1
+        )
 
     def poses(self, start: np.ndarray, plan: Sequence[Subgoal]) -> np.ndarray:
         """``(3,)`` start to the ``(1 + F·len(plan), 3)`` poses of all frames of a perfect episode."""
@@ -337,9 +360,7 @@ class PathRetrace(Task):
     def _guess(self, pose: np.ndarray, way: Motion, rng: np.random.Generator) -> Motion:
         """A step back from a pose, drawn among those after which the way is free."""
         steps = [way, *[Motion(0, turn) for turn in TURNS.values()]]
-        begun = np.stack([pose if step.walk else self._after(pose, step) for step in steps])
-        over = self._after(begun, way)
-        share = np.array([0.5, 0.25, 0.25]) * self.floor_plan.free(begun[:, :2], over[:, :2], CLEARANCE)
+        share = np.array([0.5, 0.25, 0.25]) * self._free_steps(pose, way)
         return steps[rng.choice(3, p=share / share.sum())] if share.any() else steps[1]
 
     def random_chunk(self, rng: np.random.Generator) -> np.ndarray:
@@ -399,7 +420,9 @@ def _bounds(key: str, given: Sequence[int], least: int) -> tuple[int, int]:
     """An option that says fewest and most; ValueError for anything else."""
     bounds = tuple(given)
     if len(bounds) != 2 or any(type(n) is not int for n in bounds) or not least <= bounds[0] <= bounds[1]:
-        raise ValueError(f"{key}={list(bounds)}: expected the fewest and the most, [{max(least, 1)}, 5] or such")
+        raise ValueError(
+            f"{key}={list(bounds)}: expected the fewest and the most, [{max(least, 1)}, 5] or such"
+        )
     return bounds[0], bounds[1]
 
 

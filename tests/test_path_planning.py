@@ -17,11 +17,16 @@ from tiny import frames, make_memory, make_model, make_text
 from envs.doom import DoomEnv
 from envs.tabletop import TabletopEnv
 from inverse_dynamics.model import InverseDynamics, InverseDynamicsConfig
-from planner.baselines import constant_guess, do_nothing, has_row, random_walk, true_frames
+from planner.baselines import do_nothing, has_row, random_walk, true_frames
 from planner.decomposer.scripted import ScriptedDecomposer
 from planner.expert_episode import expert_episode
 from planner.frechet_column import FrechetColumn
-from planner.instruments import locating_error, next_chunk_error, reading_error
+from planner.instruments import (
+    imagined_reading_error,
+    locating_error,
+    next_chunk_error,
+    reading_error,
+)
 from planner.locate import CubeLocator
 from planner.locate_path import PathLocator
 from planner.loop import PlanResult, run_episodes
@@ -233,6 +238,10 @@ def test_the_next_chunk_is_measured_in_blocks(envs, text):
     figures = next_chunk_error(model_of(text), locator, [episode], [layout.plan], 2)
     assert figures["imagined"]["chunks"] == 2 and figures["imagined"]["go_median_blocks"] < 0.1
     assert not any(key.endswith("_px") for key in figures["copied"])
+    walks, turns = reader_of(forward=1.0), [s.kind == "turn" for s in layout.plan[:3]]
+    read = imagined_reading_error(model_of(text), walks, [episode], [layout.plan], 3)
+    assert read["n"] == 12 and read["keys"] == pytest.approx(1 - np.mean(turns))
+    assert read["mean_degrees"] == pytest.approx(22.5 * np.mean(turns), abs=1e-3)
 
 
 def test_a_camera_that_moves_is_none(envs):

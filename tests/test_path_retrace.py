@@ -77,6 +77,7 @@ def test_an_unknown_map_names_those_there_are():
         ({"walks": (2.5, 3)}, "expected the fewest and the most"),
         ({"walks": (1, 2, 3)}, "expected the fewest and the most"),
         ({"walks": (2, 6), "corners": (2, 2)}, "2 walks have room for 1 between them"),
+        ({"forks": 5}, "forks=5: expected 0 to 4"),
     ],
 )
 def test_options_out_of_range(options, says):
@@ -102,7 +103,7 @@ def test_paths_are_as_long_and_as_winding_as_the_evaluation_asks(task, layouts):
 
 @pytest.mark.parametrize(("walks", "corners"), [((5, 5), (2, 2)), ((5, 6), (2, 3)), ((2, 2), (0, 1))])
 def test_a_path_has_as_many_walks_and_corners_as_asked(walks, corners):
-    task = PathRetrace(walks=walks, corners=corners)
+    task = PathRetrace(walks=walks, corners=corners, forks=0)
     found = set()
     for seed in range(16):
         plan = task.layout(seed).plan
@@ -111,7 +112,27 @@ def test_a_path_has_as_many_walks_and_corners_as_asked(walks, corners):
         found.add((out.count("go"), out.count("turn")))
     counts = [range(low, high + 1) for low, high in (walks, corners)]
     assert all(went in counts[0] and turned in counts[1] for went, turned in found)
-    assert len(found) == 1 if walks[0] == walks[1] and corners[0] == corners[1] else len(found) > 1
+    assert (len(found) > 1) == (walks == (5, 6)) or corners == (0, 1)
+
+
+@by_task
+def test_only_a_memory_tells_the_way_back(task, layouts):
+    for layout in layouts[task]:
+        assert task.open_ways(layout.starts[0], layout.plan) >= task.forks == 1
+
+
+def test_open_ways_are_counted_where_walls_leave_a_choice():
+    task = PathRetrace(walks=(2, 2), corners=(0, 1), forks=0)
+    far = 200.0
+    walls = np.array(
+        [[-far, -far, far, -far], [far, -far, far, far], [far, far, -far, far], [-far, far, -far, -far]]
+    )
+    tube = np.array([[-1.0, -far, -1.0, far], [1.0, -far, 1.0, far]])
+    start, plan = np.zeros(3), steps(task, "forward forward left forward")
+    for ledges, expected in (([], 2), (tube, 0)):
+        object.__setattr__(task, "floor_plan", FloorPlan("made", walls, np.array(ledges).reshape(-1, 4)))
+        assert task.open_ways(start, plan) == expected
+    assert task.open_ways(start, steps(task, "forward")) == 0
 
 
 @by_task
@@ -433,5 +454,7 @@ def test_a_guess_knows_the_walls_but_not_the_way(task, layouts):
         assert walked[2 if task.way_back == "turn" else 0]
         turned = np.flatnonzero(~walked)[2 if task.way_back == "turn" else 0 :]
         assert all(walked[k + 1] for k in turned if k + 1 < len(walked))
-    still = [task.score(task.idle_track(x), np.ones((99, 1)), ("agent",), x.plan).distance for x in layouts[task]]
+    still = [
+        task.score(task.idle_track(x), np.ones((99, 1)), ("agent",), x.plan).distance for x in layouts[task]
+    ]
     assert 0 < np.mean(distances) < np.mean(still) and len(set(distances)) > 2
