@@ -129,7 +129,8 @@ def test_open_ways_are_counted_where_walls_leave_a_choice():
     )
     tube = np.array([[-1.0, -far, -1.0, far], [1.0, -far, 1.0, far]])
     start, plan = np.zeros(3), steps(task, "forward forward left forward")
-    for ledges, expected in (([], 2), (tube, 0)):
+    stub = np.array([[-1.0, -far, -1.0, 9.0], [1.0, -far, 1.0, 9.0], [-1.0, 9.0, 1.0, 9.0]])
+    for ledges, expected in (([], 2), (tube, 1), (stub, 0)):  # in a tube one may have come from either end
         object.__setattr__(task, "floor_plan", FloorPlan("made", walls, np.array(ledges).reshape(-1, 4)))
         assert task.open_ways(start, plan) == expected
     assert task.open_ways(start, steps(task, "forward")) == 0
