@@ -36,7 +36,8 @@ def imagined_reading_error(
 ) -> dict[str, float]:
     """:func:`reading_error` on chunks that the world model imagines from true past frames, as the expert would carry
     them out; without returns, whose captions leave open what to do."""
-    read, told = [], []
+    read: list[np.ndarray] = []
+    told: list[np.ndarray] = []
     for episode, segment, subgoal in _chunks_of(episodes, plans):
         if subgoal.kind == "return" or len(read) == chunks:
             continue
