@@ -25,7 +25,7 @@ help:
 	@echo 'make loop       collect a little, run the slow-fast loop on it, evaluate: 15 minutes on two cores'
 	@echo 'make check      ruff and mypy'
 	@echo 'make format     ruff, rewriting files'
-	@echo 'make weights    collect data and train the weights that are shipped, at the tiny size'
+	@echo 'make weights    collect data and train the weights that are shipped, at the tiny size (configs/recipe)'
 	@echo 'make measure    video tables, 1,000-frame streams and speed into benchmarks/results: hours'
 	@echo 'make install    only install, into $(VENV)'
 	@echo 'make clean      delete $(VENV) and caches; keeps runs/'
@@ -78,22 +78,8 @@ format: $(VENV)/.installed-dev
 	$(PY) -m ruff format .
 
 RUNS = runs
-BASE = $(RUNS)/pretrain/$(TASK)
 weights: $(VENV)/.installed
-	$(PY) -m envs.collect task=$(TASK) episodes=2400
-	$(PY) -m world_model.pretrain task=$(TASK) run_dir=$(BASE)
-	$(PY) -m world_model.pretrain task=$(TASK) model.pretrained=$(BASE)/model diffusion.steps=3000 \
-	  diffusion.learning_rate=7e-4 seed=1 run_dir=$(BASE)-longer
-	$(PY) -m world_model.slowfast_loop task=$(TASK) weights=$(BASE)-longer/model "chunks=[4]" \
-	  run_dir=$(RUNS)/slowfast_loop/$(TASK)-short
-	$(PY) -m world_model.slowfast_loop task=$(TASK) weights=$(RUNS)/slowfast_loop/$(TASK)-short/model \
-	  iterations=76 outer.steps=16 focus_share=0.75 first_share=0.2 outer.high_noise=0.6 \
-	  run_dir=$(RUNS)/slowfast_loop/$(TASK)
-	$(PY) -m inverse_dynamics.train task=$(TASK) run_dir=$(RUNS)/inverse_dynamics/$(TASK) \
-	  corruption.folder=$(BASE)/model/vae
-	$(PY) -m planner.ship task=$(TASK) world_model=$(BASE)-longer \
-	  slowfast_loop.temp_lora=$(RUNS)/slowfast_loop/$(TASK) \
-	  inverse_dynamics=$(RUNS)/inverse_dynamics/$(TASK)
+	$(PY) -m planner.recipe task=$(TASK) runs=$(RUNS) $(ARGS)
 
 SMALL = $(RUNS)/make_loop/$(TASK)
 loop: $(VENV)/.installed

@@ -15,7 +15,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import hydra
@@ -31,8 +31,9 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from inverse_dynamics.model import CheckpointError, InverseDynamics, InverseDynamicsConfig, to_unit
+from tasks import Episode
 from tasks.commands import CommandError, OptionError, RunDir, integer, main
-from tasks.dataset import EpisodeDataset, load_episodes
+from tasks.dataset import join_episodes
 from tasks.files import atomic_path, write_json, write_text
 
 Corruption = Callable[[np.ndarray], np.ndarray]
@@ -54,7 +55,7 @@ class Pairs:
 
     def __init__(
         self,
-        dataset: EpisodeDataset,
+        dataset: Sequence[Episode],
         episodes: range,
         corruption: Corruption | None,
         corrupted: int,
@@ -367,7 +368,7 @@ def run(cfg: DictConfig) -> None:
     run_dir = RunDir.open("inverse_dynamics", cfg, ignore=("device",))
     done, folder = run_dir / "metrics.json", run_dir / "model"
     if not done.is_file():
-        dataset = load_episodes(cfg.data)
+        dataset = join_episodes(cfg.data)
         held_count = max(1, round(HELD_OUT * len(dataset)))
         if held_count >= len(dataset):
             raise CommandError(f"{cfg.data} holds {len(dataset)} episodes; collect at least 2")

@@ -30,7 +30,13 @@ from planner.baselines import (
 )
 from planner.expert_episode import expert_episode
 from planner.frechet_column import FrechetColumn
-from planner.instruments import autoencoded, locating_error, next_chunk_error, reading_error
+from planner.instruments import (
+    autoencoded,
+    imagined_reading_error,
+    locating_error,
+    next_chunk_error,
+    reading_error,
+)
 from planner.parts import Parts, assemble
 from planner.records import aggregate, details_of, load_result, summary_row
 from planner.run import run_batches
@@ -182,7 +188,8 @@ def frechet_of_rows(
 
 
 def instruments(parts: Parts, seeds: Sequence[int], chunks: int) -> dict[str, Any]:
-    """The instruments' own errors on expert episodes of held-out layouts, true and autoencoded frames."""
+    """The instruments' own errors on expert episodes of held-out layouts, true and autoencoded frames; of the inverse
+    dynamics model on imagined ones, too."""
     episodes, plans = [], []
     for seed in tqdm(seeds[:50], desc="instruments", unit="episode"):
         layout = parts.task.layout(seed)
@@ -190,8 +197,11 @@ def instruments(parts: Parts, seeds: Sequence[int], chunks: int) -> dict[str, An
         plans.append(layout.plan)
     shown = {"true": [e.frames for e in episodes]}
     shown["autoencoded"] = [autoencoded(parts.world_model, f) for f in shown["true"]]
+    reader = parts.inverse_dynamics
+    read = {k: reading_error(reader, episodes, f) for k, f in shown.items()}
+    read["imagined"] = imagined_reading_error(parts.world_model, reader, episodes, plans, chunks)
     return {
-        "inverse_dynamics": {k: reading_error(parts.inverse_dynamics, episodes, f) for k, f in shown.items()},
+        "inverse_dynamics": read,
         "locate": {k: locating_error(parts.locator, episodes, f) for k, f in shown.items()},
         "next_chunk": next_chunk_error(parts.world_model, parts.locator, episodes, plans, chunks),
     }

@@ -1,4 +1,4 @@
-"""Copies finished models into ``weights/TASK`` with a manifest that says where they come from.
+"""Copies finished models into ``weights/TASK``, or to ``path``, with a manifest that says where they come from.
 
 python -m planner.ship task=cube_return world_model=RUN inverse_dynamics=RUN hardware="'2 CPU cores'"
 """
@@ -66,7 +66,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def run(cfg: DictConfig) -> None:
-    target = ROOT / "weights" / cfg.task.name
+    target = ROOT / cfg.path
     manifest: dict = {
         "task": cfg.task.name,
         "commit": commit() or "",

@@ -371,6 +371,49 @@ class EpisodeDataset(Sequence[Episode]):
         return out
 
 
+class JoinedEpisodes(Sequence[Episode]):
+    """The episodes of several datasets as one, evenly mixed: any long run of them holds each one's share, and
+    so does what a trainer holds out at the end.
+
+    Raises:
+        DatasetError: none is given, or they differ in the size of frames or in the numbers of an action.
+    """
+
+    def __init__(self, datasets: Sequence[EpisodeDataset]):
+        if not datasets:
+            raise DatasetError("no dataset is given; give the path of one, or a list of paths")
+        first = datasets[0]
+        for other in datasets[1:]:
+            for what in (IMAGE, ACTION):
+                shapes = [d.info["features"][what]["shape"] for d in (first, other)]
+                if shapes[0] != shapes[1]:
+                    raise DatasetError(
+                        f"{first.path} has {what} of shape {shapes[0]}, {other.path} {shapes[1]}"
+                    )
+        places = [((i + 0.5) / len(d), k, i) for k, d in enumerate(datasets) for i in range(len(d))]
+        self._datasets, self._places = tuple(datasets), [(k, i) for _, k, i in sorted(places)]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        dataset, episode = self._places[index]
+        return self._datasets[dataset][episode]
+
+
+def join_episodes(paths: str | Path | Sequence[str | Path]) -> Sequence[Episode]:
+    """Open a dataset, or several as one.
+
+    Raises:
+        DatasetError: as :func:`load_episodes` and :class:`JoinedEpisodes` say.
+    """
+    if isinstance(paths, str | Path):
+        return load_episodes(paths)
+    return JoinedEpisodes([load_episodes(path) for path in paths])
+
+
 def load_episodes(path: str | Path) -> EpisodeDataset:
     """Open a dataset.
 

@@ -25,7 +25,6 @@ BACKWARD_CAPTION = "go backward"  # of a motion told for what it is; a plan's wa
 QUARTER = 90.0  # degrees a chunk turns
 TURNS = {"left": -QUARTER, "right": QUARTER}
 
-WALKS, CORNERS = (5, 6), (2, 3)  # chunks walked and chunks turned on the way out
 SIDES = (1, 3)  # chunks walked along a side of a loop
 MIN_APART = 2.0  # blocks between any two waypoints
 CLEARANCE = 0.625  # blocks between the path and the nearest wall; a body is half a block from its middle
@@ -50,7 +49,7 @@ class Motion:
 
 @dataclass(frozen=True)
 class PathRetrace(Task):
-    """An agent walks out, five or six chunks straight on and two or three quarter turns, and comes back.
+    """An agent walks out, some chunks straight on and some quarter turns between them, and comes back.
 
     Waypoints are where each of the chunks that walk begins; on the way back they are to be passed in the
     opposite order, the start last. ``waypoint 1`` is the start.
@@ -60,11 +59,20 @@ class PathRetrace(Task):
         way_back: ``backward`` undoes each chunk, so that every view comes again; ``turn`` turns round
             first (two chunks), so that every view is new.
         stride: blocks that one frame walks.
+        walks: fewest and most chunks walked on the way out. Fewer than five make paths shorter than those that
+            figures are published for; they are for training and trying out.
+        corners: fewest and most quarter turns on the way out, likewise two; at most one before each walk but
+            the first.
+        forks: steps back, at the least, at which walls leave more than one way open, so that only a memory of
+            the way out tells which.
     """
 
     map: str = "my_way_home"
     way_back: Literal["backward", "turn"] = "backward"
     stride: float = 0.875
+    walks: tuple[int, int] = (5, 5)
+    corners: tuple[int, int] = (2, 2)
+    forks: int = 1
     name: str = "path_retrace"
     instruction: str = "Go forward twice, turn left, go forward, then go back along the path."
     unit: str = "blocks"
@@ -86,6 +94,17 @@ class PathRetrace(Task):
             raise ValueError(f"way_back={self.way_back}: expected backward or turn")
         if not 0.5 <= self.stride <= 1.0:
             raise ValueError(f"stride={self.stride}: expected 0.5 to 1 blocks a frame")
+        for key, least in (("walks", 1), ("corners", 0)):
+            object.__setattr__(self, key, _bounds(key, getattr(self, key), least))
+        if self.corners[0] >= self.walks[0]:
+            raise ValueError(
+                f"corners={list(self.corners)}: {self.walks[0]} walks have room for "
+                f"{self.walks[0] - 1} between them; give fewer, or more walks"
+            )
+        if type(self.forks) is not int or not 0 <= self.forks < self.walks[0]:
+            raise ValueError(
+                f"forks={self.forks}: expected 0 to {self.walks[0] - 1}, one less than the walks"
+            )
         object.__setattr__(self, "floor_plan", FloorPlan.load(self.map))
 
     @property
@@ -145,7 +164,7 @@ class PathRetrace(Task):
         """A start and a plan that obey the task's difficulty, or None: many paths grow at once, chunk by
         chunk, and those that run into a wall or near themselves give their place to the others."""
         starts = self._starts(rng)
-        count, walks = len(starts), int(rng.integers(WALKS[0], WALKS[1] + 1))
+        count, walks = len(starts), int(rng.integers(self.walks[0], self.walks[1] + 1))
         places, yaw, turns = starts[:, None, :2], starts[:, 2], np.zeros((count, 0), int)
         for walk in range(walks):
             turn = rng.choice([-1, 0, 1], count, p=[0.25, 0.5, 0.25]) * (walk > 0)
@@ -162,12 +181,26 @@ class PathRetrace(Task):
             places = np.concatenate([places[kept], there[kept, None]], 1)
             turns = np.column_stack([turns[kept], turn[kept]])
         corners = (turns != 0).sum(1)
-        fitting = np.flatnonzero((corners >= CORNERS[0]) & (corners <= CORNERS[1]))
-        if not len(fitting):
-            return None
         words = {-1: ["left"], 0: [], 1: ["right"]}
-        steps = [step for turn in turns[fitting[0]].tolist() for step in (*words[turn], "forward")]
-        return starts[fitting[0]], self._plan(steps)
+        for k in np.flatnonzero((corners >= self.corners[0]) & (corners <= self.corners[1])):
+            plan = self._plan([step for turn in turns[k].tolist() for step in (*words[turn], "forward")])
+            if self.open_ways(starts[k], plan) >= self.forks:
+                return starts[k], plan
+        return None
+
+    def open_ways(self, start: np.ndarray, plan: Sequence[Subgoal]) -> int:
+        """How many steps of the way back walls leave open: those that follow a walk back, where to walk on or to
+        turn and walk on, left or right, would be possible in more than one way."""
+        out = plan[: self.explored(plan)]
+        poses, back = self.path(start, out), Motion(-1, 0.0)
+        after_a_walk = [pose for pose, s in zip(poses[1:-1], out[1:], strict=True) if s.kind == GO]
+        return sum(int(self._free_steps(pose, back).sum() > 1) for pose in after_a_walk)
+
+    def _free_steps(self, pose: np.ndarray, way: Motion) -> np.ndarray:
+        """``(3,)`` bool: whether a walk is free at once, after a turn to the left, after one to the right."""
+        turns = [Motion(0, turn) for turn in (0.0, *TURNS.values())]
+        begun = np.stack([self._after(pose, turn) for turn in turns])
+        return self.floor_plan.free(begun[:, :2], self._after(begun, way)[:, :2], CLEARANCE)
 
     def _fit(
         self, rng: np.random.Generator, plan: tuple[Subgoal, ...]
@@ -262,16 +295,24 @@ class PathRetrace(Task):
         """``(…, 3)`` start to the ``(1 + len(plan), …, 3)`` poses at the ends of a plan's chunks."""
         poses = [np.asarray(start, np.float64)]
         for motion in self.motions(plan):
-            x, y, yaw = np.moveaxis(poses[-1], -1, 0)
-            length, heading = motion.walk * self.stride * self.chunk_frames, np.deg2rad(yaw)
-            ahead = (x + length * np.sin(heading), y + length * np.cos(heading), yaw + motion.turn)
-            poses.append(np.stack(ahead, axis=-1))
+            poses.append(self._after(poses[-1], motion))
         return np.stack(poses)
+
+    def _after(self, pose: np.ndarray, motion: Motion) -> np.ndarray:
+        """``(…, 3)`` poses, one chunk later."""
+        x, y, yaw = np.moveaxis(pose, -1, 0)
+        length, heading = motion.walk * self.stride * self.chunk_frames, np.deg2rad(yaw)
+        return np.stack(
+            [x + length * np.sin(heading), y + length * np.cos(heading), yaw + motion.turn], axis=-1
+        )
 
     def poses(self, start: np.ndarray, plan: Sequence[Subgoal]) -> np.ndarray:
         """``(3,)`` start to the ``(1 + F·len(plan), 3)`` poses of all frames of a perfect episode."""
-        ends = self.path(start, plan)
-        frames = np.arange(1 + self.chunk_frames * len(plan)) / self.chunk_frames
+        return self._between(self.path(start, plan))
+
+    def _between(self, ends: np.ndarray) -> np.ndarray:
+        """``(1 + n, 3)`` poses at the ends of chunks to the ``(1 + F·n, 3)`` ones of all frames."""
+        frames = np.arange(1 + self.chunk_frames * (len(ends) - 1)) / self.chunk_frames
         return np.column_stack([np.interp(frames, np.arange(len(ends)), column) for column in ends.T])
 
     def waypoints(self, start: np.ndarray, plan: Sequence[Subgoal]) -> np.ndarray:
@@ -302,6 +343,25 @@ class PathRetrace(Task):
         poses = self.poses(layout.start(AGENT), layout.plan[:out])
         rest = self.chunk_frames * (len(layout.plan) - out)
         return np.concatenate([poses, np.repeat(poses[-1:], rest, 0)])[:, None]
+
+    def constant_guess_track(self, layout: Layout) -> np.ndarray:
+        """Flawless hands that know the map and where they are, but not the way they came: after a walk they go
+        on, or turn, wherever no wall stops the walk that follows, as often as the task's paths do."""
+        plan, rng = layout.plan, np.random.default_rng([layout.seed, 20251121])
+        out, way = self.explored(plan), Motion(-1 if self.retraces else 1, 0.0)
+        ends = list(self.path(layout.start(AGENT), plan[:out]))
+        told = [Motion(0, QUARTER)] * (0 if self.retraces else 2) + [way]
+        for _ in range(len(plan) - out):
+            motion = told.pop(0) if told else self._guess(ends[-1], way, rng)
+            told = told or ([way] if motion.turn else [])
+            ends.append(self._after(ends[-1], motion))
+        return self._between(np.stack(ends))[:, None]
+
+    def _guess(self, pose: np.ndarray, way: Motion, rng: np.random.Generator) -> Motion:
+        """A step back from a pose, drawn among those after which the way is free."""
+        steps = [way, *[Motion(0, turn) for turn in TURNS.values()]]
+        share = np.array([0.5, 0.25, 0.25]) * self._free_steps(pose, way)
+        return steps[rng.choice(3, p=share / share.sum())] if share.any() else steps[1]
 
     def random_chunk(self, rng: np.random.Generator) -> np.ndarray:
         """A walk forward or back, or a quarter turn left or right, each as likely."""
@@ -354,6 +414,16 @@ class PathRetrace(Task):
             dict(zip(words, left.tolist(), strict=True)),
             details,
         )
+
+
+def _bounds(key: str, given: Sequence[int], least: int) -> tuple[int, int]:
+    """An option that says fewest and most; ValueError for anything else."""
+    bounds = tuple(given)
+    if len(bounds) != 2 or any(type(n) is not int for n in bounds) or not least <= bounds[0] <= bounds[1]:
+        raise ValueError(
+            f"{key}={list(bounds)}: expected the fewest and the most, [{max(least, 1)}, 5] or such"
+        )
+    return bounds[0], bounds[1]
 
 
 def densify(track: np.ndarray, step: float = 0.05) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from tasks.dataset import (
     DatasetError,
     DatasetWriter,
     captions,
+    join_episodes,
     load_episodes,
 )
 from tasks.lerobot import IMAGE, STATE, aggregate, statistics
@@ -240,3 +242,38 @@ def test_shapes_must_agree(tmp_path):
             Episode(other.frames[:, :4], other.actions, other.segments, other.positions, other.names)
         )
     writer.close()
+
+
+# --- several datasets as one -------------------------------------------------------------------
+
+
+def test_joined_datasets_are_mixed_evenly(tmp_path):
+    write(tmp_path / "large", 9)
+    writer = DatasetWriter(tmp_path / "small", 4, ACTIONS, {"episodes": 3})
+    for seed in range(20, 23):
+        writer.append(make_episode(seed))
+    writer.finish()
+    joined = join_episodes([tmp_path / "large", tmp_path / "small"])
+    seeds = [episode.provenance["seed"] - 100 for episode in joined]
+    assert sorted(seeds) == [*range(9), 20, 21, 22] and [s for s in seeds if s < 9] == list(range(9))
+    assert all(sum(s >= 20 for s in seeds[at : at + 4]) == 1 for at in (0, 4, 8))
+    assert same(joined[-1], make_episode(8)) and [e.provenance["seed"] for e in joined[1:3]] == [
+        100 + s for s in seeds[1:3]
+    ]
+
+
+def test_one_dataset_needs_no_list_and_different_ones_are_refused(tmp_path, dataset):
+    assert (
+        len(join_episodes(dataset)) == len(join_episodes(str(dataset))) == len(join_episodes([dataset])) == 5
+    )
+    writer = DatasetWriter(tmp_path / "other", 4, (*ACTIONS, "more"), {"episodes": 1})
+    episode = make_episode(0)
+    more = np.concatenate([episode.actions, episode.actions[:, :1]], 1)
+    writer.append(replace(episode, actions=more))
+    other = writer.finish()
+    with pytest.raises(DatasetError, match=r"action of shape \[3\], .*other \[4\]"):
+        join_episodes([dataset, other])
+    with pytest.raises(DatasetError, match="no dataset is given"):
+        join_episodes([])
+    with pytest.raises(DatasetError, match="no dataset at"):
+        join_episodes([dataset, tmp_path / "moon"])

@@ -118,25 +118,9 @@ def test_make_target_expands(target: str):
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make")
-def test_the_recipe_ships_what_it_trained():
-    """With another RUNS too; its options are those of the shipped weights, so it need not give them."""
-    done = make("-n", "weights", "RUNS=elsewhere", cwd=ROOT).stdout.replace("\\\n", " ")
-    lines: dict[str, list[str]] = {}
-    for line in done.splitlines():
-        if " -m " in line:
-            lines.setdefault(line.split(" -m ")[1].split()[0], []).append(f"{line} ")
-    first, reader = "elsewhere/pretrain/cube_return", "elsewhere/inverse_dynamics/cube_return"
-    model, loop = f"{first}-longer", "elsewhere/slowfast_loop/cube_return"
-    begun, longer = lines["world_model.pretrain"]
-    assert f"run_dir={first} " in begun
-    assert f"model.pretrained={first}/model " in longer and f"run_dir={model} " in longer
-    short, whole = lines["world_model.slowfast_loop"]
-    assert f"weights={model}/model " in short and f"run_dir={loop}-short " in short
-    assert f"weights={loop}-short/model " in whole and f"run_dir={loop} " in whole
-    (trained,), (shipped,) = lines["inverse_dynamics.train"], lines["planner.ship"]
-    assert f"run_dir={reader} " in trained and f"corruption.folder={first}/model/vae " in trained
-    assert f"world_model={model} " in shipped and f"inverse_dynamics={reader} " in shipped
-    assert f"slowfast_loop.temp_lora={loop} " in shipped
+def test_make_weights_runs_the_recipe_of_its_task():
+    done = make("-n", "weights", "TASK=path_retrace", "RUNS=elsewhere", cwd=ROOT).stdout
+    assert "-m planner.recipe task=path_retrace runs=elsewhere" in done
 
 
 def test_the_recipe_is_the_one_behind_the_shipped_autoencoder():

@@ -15,11 +15,16 @@ from tiny import frames, make_memory, make_model, make_text
 from envs.doom import DoomEnv
 from envs.tabletop import TabletopEnv
 from inverse_dynamics.model import InverseDynamics, InverseDynamicsConfig
-from planner.baselines import constant_guess, do_nothing, has_row, random_walk, true_frames
+from planner.baselines import do_nothing, has_row, random_walk, true_frames
 from planner.decomposer.scripted import ScriptedDecomposer
 from planner.expert_episode import expert_episode
 from planner.frechet_column import FrechetColumn
-from planner.instruments import locating_error, next_chunk_error, reading_error
+from planner.instruments import (
+    imagined_reading_error,
+    locating_error,
+    next_chunk_error,
+    reading_error,
+)
 from planner.locate import CubeLocator
 from planner.locate_path import PathLocator
 from planner.loop import PlanResult, run_episodes
@@ -31,7 +36,7 @@ from tasks.cube_return import CubeReturn
 from tasks.path_retrace import PathRetrace
 
 ROOT = Path(__file__).resolve().parent.parent
-TASK = PathRetrace()
+TASK = PathRetrace(walks=(5, 6), corners=(2, 3))  # plans of different lengths
 SPEC = TASK.action_spec
 
 
@@ -182,12 +187,10 @@ def test_baselines_begin_where_the_way_out_ends(envs):
     assert not still.success and still.details["path_length"] == 0
     walked, again = (random_walk(env, layout, 7) for _ in range(2))
     assert walked == again and walked.details["path_length"] > 0 and walked != random_walk(env, layout, 8)
-    assert (has_row(TASK, "random_walk"), has_row(TASK, "constant_guess")) == (True, False)
+    assert has_row(TASK, "random_walk") and has_row(TASK, "constant_guess")
     cubes = CubeReturn()
     assert (has_row(cubes, "random_walk"), has_row(cubes, "constant_guess")) == (False, True)
     assert has_row(TASK, "do_nothing") and has_row(TASK, "true_frames")
-    with pytest.raises(ValueError, match="has no constant guess"):
-        constant_guess(TASK, layout)
     episode = expert_episode(env, layout)
     idle = true_frames(env, layout, episode, reader_of())
     np.testing.assert_allclose(list(idle.distances.values()), gaps, atol=0.1)
@@ -233,6 +236,10 @@ def test_the_next_chunk_is_measured_in_blocks(envs, text):
     figures = next_chunk_error(model_of(text), locator, [episode], [layout.plan], 2)
     assert figures["imagined"]["chunks"] == 2 and figures["imagined"]["go_median_blocks"] < 0.1
     assert not any(key.endswith("_px") for key in figures["copied"])
+    walks, turns = reader_of(forward=1.0), [s.kind == "turn" for s in layout.plan[:3]]
+    read = imagined_reading_error(model_of(text), walks, [episode], [layout.plan], 3)
+    assert read["n"] == 12 and read["keys"] == pytest.approx(1 - np.mean(turns))
+    assert read["mean_degrees"] == pytest.approx(22.5 * np.mean(turns), abs=1e-3)
 
 
 def test_a_camera_that_moves_is_none(envs):
@@ -272,14 +279,13 @@ def test_collect_train_run_and_evaluate_through_the_commands(tmp_path):
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert all(e["seconds"]["explore"] > 0 and e["details"]["path_length"] >= 0 for e in result["episodes"])
     assert list((tmp_path / "run" / "media").glob("*_paths.png"))
-    said = command(
+    command(
         "planner.evaluate", "episodes=2", "chunks=2",
         "rows=[do_nothing,constant_guess,random_walk,true_frames,no_memory]",
         f"run_dir={tmp_path}/table", f"results={tmp_path}/results", f"page={tmp_path}/page.md", *weights,
     )  # fmt: skip
-    assert "row constant_guess left out" in said
     table = json.loads((tmp_path / "results" / "planning_path_retrace.json").read_text())
-    assert list(table["rows"]) == ["do_nothing", "random_walk", "true_frames", "no_memory"]
+    assert list(table["rows"]) == ["do_nothing", "constant_guess", "random_walk", "true_frames", "no_memory"]
     assert all(
         row["executed"]["n"] == 2 and row["details"]["ordered_coverage"] for row in table["rows"].values()
     )

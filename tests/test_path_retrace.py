@@ -16,9 +16,10 @@ from tasks.path_retrace import MIN_APART, PathRetrace, passed_in_order
 
 CONTEXT = 8  # frames that the world model sees
 BODY = 0.5  # blocks, half the width of a walker
-TASKS = [PathRetrace(), PathRetrace(way_back="turn"), PathRetrace(map="cig_arena")]
+LONG = PathRetrace(walks=(5, 6), corners=(2, 3))
+TASKS = [PathRetrace(), PathRetrace(way_back="turn"), PathRetrace(map="cig_arena"), LONG]
 SEEDS = [*range(8), *range(1_000_000, 1_000_008)]
-by_task = pytest.mark.parametrize("task", TASKS, ids=lambda t: f"{t.map}-{t.way_back}")
+by_task = pytest.mark.parametrize("task", TASKS, ids=lambda t: f"{t.map}-{t.way_back}-{t.walks[1]}")
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,16 @@ def test_an_unknown_map_names_those_there_are():
 
 @pytest.mark.parametrize(
     ("options", "says"),
-    [({"way_back": "sideways"}, "expected backward or turn"), ({"stride": 2.0}, "expected 0.5 to 1 blocks")],
+    [
+        ({"way_back": "sideways"}, "expected backward or turn"),
+        ({"stride": 2.0}, "expected 0.5 to 1 blocks"),
+        ({"walks": (6, 5)}, r"walks=\[6, 5\]: expected the fewest and the most"),
+        ({"corners": (-1, 2)}, "expected the fewest and the most"),
+        ({"walks": (2.5, 3)}, "expected the fewest and the most"),
+        ({"walks": (1, 2, 3)}, "expected the fewest and the most"),
+        ({"walks": (2, 6), "corners": (2, 2)}, "2 walks have room for 1 between them"),
+        ({"forks": 5}, "forks=5: expected 0 to 4"),
+    ],
 )
 def test_options_out_of_range(options, says):
     with pytest.raises(ValueError, match=says):
@@ -89,6 +99,41 @@ def test_paths_are_as_long_and_as_winding_as_the_evaluation_asks(task, layouts):
         waypoints = task.waypoints(layout.start("agent"), layout.plan)
         gaps = np.linalg.norm(waypoints[:, None] - waypoints, axis=-1)
         assert len(waypoints) >= 5 and gaps[~np.eye(len(waypoints), dtype=bool)].min() >= MIN_APART >= 2
+
+
+@pytest.mark.parametrize(("walks", "corners"), [((5, 5), (2, 2)), ((5, 6), (2, 3)), ((2, 2), (0, 1))])
+def test_a_path_has_as_many_walks_and_corners_as_asked(walks, corners):
+    task = PathRetrace(walks=walks, corners=corners, forks=0)
+    found = set()
+    for seed in range(16):
+        plan = task.layout(seed).plan
+        out = [s.kind for s in plan[: task.explored(plan)]]
+        assert out[0] == out[-1] == "go" and len(plan) == 2 * len(out)
+        found.add((out.count("go"), out.count("turn")))
+    counts = [range(low, high + 1) for low, high in (walks, corners)]
+    assert all(went in counts[0] and turned in counts[1] for went, turned in found)
+    assert (len(found) > 1) == (walks == (5, 6)) or corners == (0, 1)
+
+
+@by_task
+def test_only_a_memory_tells_the_way_back(task, layouts):
+    for layout in layouts[task]:
+        assert task.open_ways(layout.starts[0], layout.plan) >= task.forks == 1
+
+
+def test_open_ways_are_counted_where_walls_leave_a_choice():
+    task = PathRetrace(walks=(2, 2), corners=(0, 1), forks=0)
+    far = 200.0
+    walls = np.array(
+        [[-far, -far, far, -far], [far, -far, far, far], [far, far, -far, far], [-far, far, -far, -far]]
+    )
+    tube = np.array([[-1.0, -far, -1.0, far], [1.0, -far, 1.0, far]])
+    start, plan = np.zeros(3), steps(task, "forward forward left forward")
+    stub = np.array([[-1.0, -far, -1.0, 9.0], [1.0, -far, 1.0, 9.0], [-1.0, 9.0, 1.0, 9.0]])
+    for ledges, expected in (([], 2), (tube, 1), (stub, 0)):  # in a tube one may have come from either end
+        object.__setattr__(task, "floor_plan", FloorPlan("made", walls, np.array(ledges).reshape(-1, 4)))
+        assert task.open_ways(start, plan) == expected
+    assert task.open_ways(start, steps(task, "forward")) == 0
 
 
 @by_task
@@ -393,3 +438,24 @@ def test_the_explorer_s_actions_integrate_to_the_path(task):
             pose[:2] += ahead * np.array([np.sin(np.deg2rad(pose[2])), np.cos(np.deg2rad(pose[2]))])
             poses.append(pose.copy())
     np.testing.assert_allclose(poses, task.poses(layout.start("agent"), layout.plan), atol=1e-6)
+
+
+@by_task
+def test_a_guess_knows_the_walls_but_not_the_way(task, layouts):
+    distances = []
+    for layout in layouts[task]:
+        track, out = task.constant_guess_track(layout), 4 * task.explored(layout.plan)
+        assert track.shape == (1 + 4 * len(layout.plan), 1, 3)
+        np.testing.assert_array_equal(track, task.constant_guess_track(layout))
+        np.testing.assert_allclose(track[: out + 1, 0], task.poses(layout.starts[0], layout.plan)[: out + 1])
+        score = task.score(track, np.ones(track.shape[:2], bool), ("agent",), layout.plan)
+        distances.append(score.distance)
+        ends = track[out::4, 0]
+        walked = np.linalg.norm(np.diff(ends[:, :2], axis=0), axis=1) > 0.1
+        assert walked[2 if task.way_back == "turn" else 0]
+        turned = np.flatnonzero(~walked)[2 if task.way_back == "turn" else 0 :]
+        assert all(walked[k + 1] for k in turned if k + 1 < len(walked))
+    still = [
+        task.score(task.idle_track(x), np.ones((99, 1)), ("agent",), x.plan).distance for x in layouts[task]
+    ]
+    assert 0 < np.mean(distances) < np.mean(still) and len(set(distances)) > 2

@@ -53,7 +53,8 @@ def share_of(count: int, accelerator: Accelerator) -> slice:
 
 class Probe:
     """Losses on held-out episodes that show whether Φ reads the memory: with the episode's own, with
-    another episode's, with an empty one.
+    another episode's, with an empty one. Of an episode's chunks in focus the middle one is taken: a path's first
+    steps back continue what the context shows, its last ones have few ways left.
 
     Args:
         count: episodes at most; fewer where too few of one length are held out, none below two a process.
@@ -77,7 +78,7 @@ class Probe:
             for e in self.episodes
         ]
         last = [len(data.segments[e]) - 1 for e in self.episodes]
-        self.chunks = [ks[-1] if ks else end for ks, end in zip(found, last, strict=True)]
+        self.chunks = [ks[len(ks) // 2] if ks else end for ks, end in zip(found, last, strict=True)]
 
     def __call__(self, model: WorldModel, objective: Objective) -> dict[str, float]:
         if not self.episodes:
