@@ -72,7 +72,8 @@ def published_text() -> CLIPTextModel:
 
 def drawn(network: nn.Module, device: torch.device, dtype: torch.dtype) -> Any:
     """A network that was built without storage, drawn on its device: variance over fan-in, gains 1, biases 0."""
-    network = network.to(dtype).to_empty(device=device)
+    network = nn.Module.to(network, dtype)  # not the class's own, which talks of parts kept in float32
+    network.to_empty(device=device)
     with torch.no_grad():
         for name, p in network.named_parameters():
             if p.ndim > 1:

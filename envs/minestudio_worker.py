@@ -52,7 +52,8 @@ class Simulator(MinecraftWorker):
 
     def begin(self, seed: int) -> Seen:
         self.env.env.seed(seed)  # MineStudio's own reset takes none, and the inner one forgets it
-        seen = self._seen(*self.env.reset(), ended=False)
+        picture, info = self.env.reset()
+        seen = self._seen(picture, info, ended=False)
         for command in self.commands:
             seen = self.tick({"chat": command})
         return seen

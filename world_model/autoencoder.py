@@ -86,8 +86,8 @@ class FrameAutoencoder(nn.Module):
     def decode(self, latents: Tensor, batch_size: int | None = None) -> np.ndarray:
         """Frames ``(N, H, W, 3)`` uint8 of normalised latents ``(N, C, h, w)``; ``batch_size`` as in
         :meth:`encode`."""
-        pixels = latents.shape[2:].numel() * self.factor**2
-        batch_size = batch_size or max(1, PIXELS_AT_ONCE // pixels)
+        area = latents.shape[2:].numel() * self.factor**2
+        batch_size = batch_size or max(1, PIXELS_AT_ONCE // max(1, area))
         frames = []
         for part in latents.to(self.vae.device, self.vae.dtype).split(batch_size):
             raw = (part / self.scale + self.shift).to(part.dtype)

@@ -46,15 +46,15 @@ def checkpoint_layers(unet: UNet3DConditionModel, on: bool = True) -> UNet3DCond
     """Keep only the inputs of a UNet's layers for the backward pass, and compute the rest again; in place.
 
     A layer is what a block runs one after the other: a resnet, a temporal convolution, a spatial or a temporal
-    transformer. The class's own ``enable_gradient_checkpointing`` reaches the spatial transformers alone and
-    hardly lowers the peak. Outputs, gradients and the state dict's keys stay the same.
+    transformer. diffusers' own ``enable_gradient_checkpointing`` refuses this class. Outputs, gradients and the
+    state dict's keys stay the same.
     """
     layers: list[nn.Module] = [unet.transformer_in]
     for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks):
         for name in ("resnets", "temp_convs", "attentions", "temp_attentions"):
             layers += getattr(block, name, [])
     for layer in layers:
-        plain = getattr(type(layer), "plain", type(layer))
+        plain: Any = getattr(type(layer), "plain", type(layer))
         layer.__class__ = _recomputed(plain) if on else plain  # a class, not a closure: deepcopy keeps it
     return unet
 
