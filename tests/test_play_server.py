@@ -23,6 +23,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from benchmarks.first_chunk import play as play_episodes
+from planner.benchmark_sections import first_chunk_section
 from planner.play import server
 from planner.play.__main__ import listening
 from planner.play.server import Play, application
@@ -163,6 +164,10 @@ def test_the_benchmark_presses_the_buttons(address):
             )
             assert 0 < first <= imagined < whole
     assert figures["memory"] == "temp_lora" and figures["compare"] and figures["rounds"] == 1
+    origin = {"command": "c", "commit": "d", "hardware": "e", "threads": 2, "load_before": 0.1}
+    shown = first_chunk_section(figures | origin)
+    assert f"| first chunk: first frame | {figures['very_first']['chunk_1_first_frame']:.2f} |" in shown
+    assert shown.count("within 5 s") == 1 and "| second chunk: remembered and executed |" in shown
 
 
 def test_two_pages_go_on_with_one_saved_episode(address):
