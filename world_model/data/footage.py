@@ -99,9 +99,10 @@ def inlined(data: Any) -> Any:
 class Part(Protocol):
     """The episodes of one source."""
 
-    lengths: np.ndarray
-    seeds: Sequence[int | None]
-
+    @property
+    def lengths(self) -> np.ndarray: ...
+    @property
+    def seeds(self) -> Sequence[int | None]: ...
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> Episode: ...
     def segments(self, index: int) -> tuple[Segment, ...]: ...
@@ -246,7 +247,7 @@ def open_data(data: Any, chunk_frames: int) -> Footage:
     alone = options == DataOptions(options.sources) and len(options.sources) == 1
     path, _, camera = options.sources[0]
     if alone and camera is None and (not path.is_dir() or (path / COLLECTION).is_file()):
-        return Footage([load_episodes(path)])
+        return as_footage(load_episodes(path))
     sources = [open_source(path, camera) for path, _, camera in options.sources]
     for source in sources:
         if source.wrong:
