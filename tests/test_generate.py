@@ -348,7 +348,8 @@ def test_a_single_frame_and_a_scenes_own_rank(made, tmp_path, capsys):
     table = tmp_path / "result.json"
     table.write_text(json.dumps({"parts": {"long": {"rows": {"a": cell}}}}))
     capsys.readouterr()
-    generated(made, tmp_path / "chosen", f"choose={table}")
+    make_model(make_text(), sampling_steps=1).save_pretrained(tmp_path / "base")  # without a Θ₀ of some rank
+    generated(made, tmp_path / "chosen", f"choose={table}", f"weights={tmp_path / 'base'}")
     assert "memory  temp_lora, chosen for this scene: rank 1" in capsys.readouterr().out
     adapter = [v for k, v in state(tmp_path / "chosen").items() if k.startswith("memory.theta.")]
     assert adapter and all(1 in v.shape[1:] for v in adapter)

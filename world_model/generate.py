@@ -71,8 +71,8 @@ def memory_for(cfg: DictConfig, picture: np.ndarray, source: Actions) -> tuple[d
     return options, told
 
 
-def open_model(cfg: DictConfig, chosen: Mapping[str, Any]) -> tuple[WorldModel, str]:
-    """The world model, its memory with ``chosen`` options, and a line that names its weights.
+def open_model(cfg: DictConfig, chosen: Mapping[str, Any] | None = None) -> tuple[WorldModel, str]:
+    """The world model, its memory with ``chosen`` options on the base, and a line that names its weights.
 
     Raises:
         CheckpointError, OptionError: no such weights, or a value that an option can't take.
@@ -84,7 +84,7 @@ def open_model(cfg: DictConfig, chosen: Mapping[str, Any]) -> tuple[WorldModel, 
             raise OptionError(f"guidance={scales}: expected two numbers, [past scale, text scale]")
     if cfg.sampling_steps is not None:
         integer(cfg, "sampling_steps", 1)
-    memory = hydra.utils.instantiate(cfg.memory, **chosen)
+    memory = hydra.utils.instantiate(cfg.memory, **(chosen or {}))
     if memory.name.startswith("shuffled"):
         raise OptionError("memory=shuffled exchanges the memories of several episodes; a video is one")
     if memory.name == "oracle":
@@ -101,8 +101,6 @@ def open_model(cfg: DictConfig, chosen: Mapping[str, Any]) -> tuple[WorldModel, 
         guidance=None if scales is None else tuple(scales),
         theta_in=None if cfg.theta_in is None else tuple(cfg.theta_in),
     )
-    if cfg.single_frame:
-        model.settings = replace(model.settings, context_frames=model.settings.chunk_frames + 1)
     if cfg.image_size % model.autoencoder.factor:
         raise OptionError(f"image_size={cfg.image_size}: expected a multiple of {model.autoencoder.factor}")
     shown = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
@@ -208,6 +206,8 @@ def run(cfg: DictConfig) -> None:
     picture, changes = read_picture(Path(str(cfg.image)), size)
     chosen, told = memory_for(cfg, picture, source)
     model, weights = open_model(cfg, chosen)
+    if cfg.single_frame:
+        model.settings = replace(model.settings, context_frames=model.settings.chunk_frames + 1)
     run_dir = RunDir.open("generate", cfg, ignore=("device", "frames"))
     video = LongVideo(run_dir, model, picture, seed, fps)
     used = model.settings

@@ -247,7 +247,7 @@ def open_data(data: Any, chunk_frames: int) -> Footage:
     alone = options == DataOptions(options.sources) and len(options.sources) == 1
     path, _, camera = options.sources[0]
     if alone and camera is None and (not path.is_dir() or (path / COLLECTION).is_file()):
-        return Footage([load_episodes(path)])
+        return as_footage(load_episodes(path))
     sources = [open_source(path, camera) for path, _, camera in options.sources]
     for source in sources:
         if source.wrong:
