@@ -120,7 +120,7 @@ class Studio:
         key = task, memory, choice
         if key not in self._open:
             cfg = self.options(*key)
-            model, weights = open_model(cfg, {})
+            model, weights = open_model(cfg)
             made: Task = hydra.utils.instantiate(cfg.task)
             self._open[key] = Stage(made, memory, choice, model, model.without_memory(), weights, cfg)
         self._open.move_to_end(key)
