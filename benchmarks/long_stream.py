@@ -156,6 +156,13 @@ def stream_folder(args: argparse.Namespace, row: str, number: int) -> Path:
     return args.run_dir / row / f"stream_{number}"
 
 
+def is_finished(args: argparse.Namespace, row: str, number: int, episode: Episode) -> bool:
+    """Whether a stream has all its chunks."""
+    log, segment = stream_folder(args, row, number) / "chunks.jsonl", episode.segments[0]
+    made = len(log.read_text().splitlines()) if log.is_file() else 0
+    return made * (segment.stop - segment.start) >= args.frames
+
+
 def generate(args: argparse.Namespace, row: str, number: int, episode: Episode) -> None:
     """Let the command make one stream, or go on with it. Raises CommandError."""
     given = args.run_dir / "given"
@@ -283,7 +290,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     streams: dict[str, list[dict[str, Any]]] = {row: [] for row in (*ROWS, *REFERENCES)}
     for number, episode in enumerate(episodes):
         for row in ROWS:
-            generate(args, row, number, episode)
+            if not is_finished(args, row, number, episode):
+                generate(args, row, number, episode)
         for row, records in streams.items():
             records.append(measured_stream(args, row, number, episode, vae, lpips))
     return {

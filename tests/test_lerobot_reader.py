@@ -60,7 +60,7 @@ def run(program: str, *arguments: str) -> str:
     """A program in LeRobot's environment; its last line."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
     done = subprocess.run(
-        [str(PYTHON), "-c", program, *arguments], capture_output=True, text=True, env=environment, timeout=900
+        [str(PYTHON), "-c", program, *arguments], capture_output=True, text=True, env=environment, timeout=500
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return (done.stdout.strip().splitlines() or [""])[-1]
