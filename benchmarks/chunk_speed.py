@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tasks.commands import CommandError, one_line
 from tasks.files import write_json
-from tasks.provenance import commit, processor
+from tasks.provenance import command_line, commit, processor
 from tasks.shipped import weights_folder
 from tasks.statistics import mean_interval, ratio_interval
 from world_model.chunks import LatentEpisodes
@@ -242,7 +242,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "matrix_gflop_per_second": rate / 1e9, "guidance": list(guidance), "guidance_of_quality": list(used),
         "model": f"{model.settings.name} ({model.version})", "rounds": args.rounds, "threads": args.threads,
         "hardware": f"{processor()}, {device}", "commit": commit(),
-        "command": f"python -m benchmarks.chunk_speed {' '.join(sys.argv[1:])}".strip(),
+        "command": command_line("benchmarks.chunk_speed"),
     }  # fmt: skip
 
 

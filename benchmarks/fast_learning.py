@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy as np
 import torch
 
 from tasks.files import write_json
-from tasks.provenance import commit, processor
+from tasks.provenance import command_line, commit, processor
 from tasks.shipped import weights_folder
 from world_model.device import pick_device
 from world_model.memory.base import AnyMemory
@@ -139,7 +138,7 @@ def measure(weights: str, rounds: int, batch: int, threads: int, device: str) ->
         "device": str(model.device),
         "hardware": processor(),
         "commit": commit(),
-        "command": f"python -m benchmarks.fast_learning {' '.join(sys.argv[1:])}".strip(),
+        "command": command_line("benchmarks.fast_learning"),
     }
 
 

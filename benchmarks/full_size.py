@@ -26,7 +26,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from benchmarks.fast_learning import compare_chunks
 from tasks.commands import compose
 from tasks.files import write_json
-from tasks.provenance import commit, processor
+from tasks.provenance import command_line, commit, processor
 from world_model.device import PRECISIONS, pick_device, pick_dtype
 from world_model.memory.temp_lora import TempLora
 from world_model.model import Settings, WorldModel
@@ -150,7 +150,7 @@ def measure(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
         "hardware": processor(),
         "torch": torch.__version__,
         "commit": commit(),
-        "command": f"python -m benchmarks.full_size {' '.join(sys.argv[1:])}".strip(),
+        "command": command_line("benchmarks.full_size"),
     }
 
 

@@ -11,7 +11,6 @@ the same command goes on after them.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from planner.records import aggregate, summary_row
 from planner.run import run_batches
 from tasks.commands import RunDir, compose
 from tasks.files import write_json
-from tasks.provenance import commit, processor
+from tasks.provenance import command_line, commit, processor
 from tasks.task import held_out_seeds
 
 ALL = ("uncond", "past", "text")
@@ -82,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
         rows[cell.name] = measure(cell, options)
         print(rows[cell.name]["executed"], rows[cell.name]["imagined"], flush=True)
     if args.json:
-        command = f"python -m benchmarks.guidance {' '.join(sys.argv[1:])}".strip()
+        command = command_line("benchmarks.guidance")
         write_json(args.json, {"rows": rows, "hardware": processor(), "commit": commit(), "command": command})
 
 

@@ -32,7 +32,7 @@ from tasks.commands import ROOT, CommandError, compose, factory, one_line
 from tasks.cube_return import MIN_GAP, MIN_OUTWARD, CubeReturn
 from tasks.dataset import DatasetWriter
 from tasks.files import atomic_path, kept_json, write_json, write_text
-from tasks.provenance import commit, processor
+from tasks.provenance import command_line, commit, processor
 from tasks.shipped import weights_folder
 from tasks.statistics import mean_interval
 from tasks.task import SEEDS_APART
@@ -297,7 +297,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "task": args.task, "frames": args.frames, "block": BLOCK, **summary(streams), "streams": streams,
         "left_out": left_out, "commit": commit(), "hardware": f"{processor()}, {args.device}",
-        "command": f"python -m benchmarks.long_stream {' '.join(sys.argv[1:])}".strip(),
+        "command": command_line("benchmarks.long_stream"),
     }  # fmt: skip
 
 

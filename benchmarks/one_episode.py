@@ -22,7 +22,7 @@ from typing import Any
 from tasks.commands import ROOT
 from tasks.cube_return import CubeReturn
 from tasks.files import write_json
-from tasks.provenance import commit, processor
+from tasks.provenance import command_line, commit, processor
 
 Run = dict[str, Any]
 
@@ -96,7 +96,7 @@ def main(argv: list[str] | None = None) -> None:
             f"{name}: {figures['wall_s']} s {figures['stages_s']}, peak {figures['peak_mb']} MB", flush=True
         )
     if args.json:
-        command = f"python -m benchmarks.one_episode {' '.join(sys.argv[1:])}".strip()
+        command = command_line("benchmarks.one_episode")
         write_json(args.json, {"rows": rows, "hardware": processor(), "commit": commit(), "command": command})
 
 

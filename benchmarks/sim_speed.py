@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +20,7 @@ from envs.expert import expert_actions
 from envs.tabletop import TabletopEnv, load_mujoco
 from tasks.cube_return import CubeReturn
 from tasks.files import write_json
-from tasks.provenance import commit, processor
+from tasks.provenance import command_line, commit, processor
 
 
 class Stopwatch:
@@ -75,7 +74,7 @@ def measure(episodes: int = 4, image_size: int = 64, frames: int = 200, steps: i
         "mujoco": mujoco.__version__,
         "hardware": processor(),
         "commit": commit(),
-        "command": f"python -m benchmarks.sim_speed {' '.join(sys.argv[1:])}".strip(),
+        "command": command_line("benchmarks.sim_speed"),
     }
 
 

@@ -12,7 +12,6 @@ Options of :class:`~world_model.memory.temp_lora.TempLora` are given as ``key=va
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -27,7 +26,7 @@ from torch import Tensor, nn
 from tasks import Episode
 from tasks.dataset import load_episodes
 from tasks.files import write_json
-from tasks.provenance import commit, processor
+from tasks.provenance import command_line, commit, processor
 from tasks.shipped import weights_folder
 from world_model.chunks import LatentEpisodes
 from world_model.memory.lora import LoraWeights
@@ -168,7 +167,7 @@ def measure(
         "model": model.version,
         "hardware": processor(),
         "commit": commit(),
-        "command": f"python -m benchmarks.where_in_theta {' '.join(sys.argv[1:])}".strip(),
+        "command": command_line("benchmarks.where_in_theta"),
     }
 
 

@@ -120,6 +120,13 @@ def display_problem() -> str | None:
     return "no display: DISPLAY is not set and there is no xvfb-run"
 
 
+def add_display(problems: list[str], lines: list[str]) -> None:
+    """Add to both what is missing of a display: the problem, and the line that puts it right."""
+    if problem := display_problem():
+        problems.append(problem)
+        lines.append(XVFB)
+
+
 def rlbench(python: str) -> Finding:
     """CoppeliaSim's folder, PyRep, RLBench, what clashes with them, a display."""
     root = os.environ.get("COPPELIASIM_ROOT")
@@ -132,9 +139,7 @@ def rlbench(python: str) -> Finding:
         wrong = rlbench_problems(found, python)
         problems += wrong
         lines += rlbench_install(root) if wrong else []
-    if display_problem():
-        problems.append(str(display_problem()))
-        lines.append(XVFB)
+    add_display(problems, lines)
     if problems:
         return Finding("rlbench", "", tuple(problems), tuple(dict.fromkeys(lines)))
     version = found["versions"]["rlbench"] if isinstance(found, dict) else ""
@@ -205,9 +210,7 @@ def minerl(python: str) -> Finding:
             f"conda run -n slowfast-minerl pip install '{MINERL}'    # builds Minecraft: some minutes",
             "python -m envs.doctor minerl=$(conda run -n slowfast-minerl which python)",
         ]
-    if display_problem():
-        problems.append(str(display_problem()))
-        lines.append(XVFB)
+    add_display(problems, lines)
     about = "" if isinstance(found, str) else f"MineRL {found['versions']['minerl']} under {python}"
     return Finding("minerl", about, tuple(problems), tuple(lines))
 
@@ -239,9 +242,7 @@ def minestudio(python: str) -> Finding:
             "conda run -n slowfast-minestudio python -m minestudio.simulator.entry -y    # downloads the engine",
             "python -m envs.doctor minestudio=$(conda run -n slowfast-minestudio which python)",
         ]
-    if display_problem():
-        problems.append(str(display_problem()))
-        lines.append(XVFB)
+    add_display(problems, lines)
     about = "" if isinstance(found, str) else f"MineStudio {found['versions']['minestudio']} under {python}"
     return Finding("minestudio", about, tuple(problems), tuple(lines))
 

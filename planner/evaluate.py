@@ -8,7 +8,6 @@ Each finished row lies in the run directory; interrupted, the same command goes 
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -184,7 +183,7 @@ def frechet_of_rows(
         return column([r for r in found if r is not None])
 
     kept = run_dir / "frechet"
-    return {n: kept_json(kept / f"{n}.json", partial(measured, n)) for n in names if n in MODEL_ROWS}
+    return {n: kept_json(kept / f"{n}.json", partial(measured, n)) for n in names}
 
 
 def instruments(parts: Parts, seeds: Sequence[int], chunks: int) -> dict[str, Any]:
@@ -256,7 +255,7 @@ def run(cfg: DictConfig) -> None:
     kept = run_dir / f"instruments-{cfg.chunks}.json"
     measured = kept_json(kept, lambda: instruments(parts, seeds, cfg.chunks))
     found = {n: run_dir / "finished" / f"{n}.json" for n in (*BASELINES, *MODEL_ROWS)}
-    table = {n: json.loads(p.read_text()) for n, p in found.items() if p.is_file()}
+    table = {n: read_json(p) for n, p in found.items() if p.is_file()}
     done = [n for n in table if (run_dir / "rows" / n).is_dir()]
     for name, distances in frechet_of_rows(done, cfg, parts, seeds, run_dir).items():
         table[name]["frechet"] = distances

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import resource
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -27,6 +26,7 @@ from omegaconf import DictConfig, ListConfig
 
 from tasks.commands import ROOT, CommandError, OptionError, RunDir, integer, main
 from tasks.files import write_text
+from tasks.process import peak_megabytes
 from tasks.shipped import weights_folder
 from world_model.action_lines import ActionError, Actions, FileActions, StreamActions
 from world_model.device import pick_device, pick_dtype
@@ -114,8 +114,7 @@ def peak_memory(device: torch.device) -> float:
     """Most memory of this process so far, GiB: the GPU's, or the resident set."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+    return peak_megabytes() / 1024
 
 
 class LongVideo:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import torch
 
+from tasks.process import peak_megabytes
+
 
 class PeakMemory:
     """Peak memory in MB of a block: ``with PeakMemory(device) as peak: …; peak.megabytes``.
@@ -15,10 +17,6 @@ class PeakMemory:
 
     def __init__(self, device: torch.device):
         self.device, self.megabytes = device, 0.0
-
-    def _resident(self, key: str) -> float:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(key))
 
     def __enter__(self) -> PeakMemory:
         if self.device.type == "cuda":
@@ -31,4 +29,4 @@ class PeakMemory:
         if self.device.type == "cuda":
             self.megabytes = torch.cuda.max_memory_allocated(self.device) / 2**20
         else:
-            self.megabytes = self._resident("VmHWM")
+            self.megabytes = peak_megabytes()
