@@ -3,9 +3,9 @@
     python -m benchmarks.chunk_speed --data data/cube_return --json benchmarks/results/chunk_speed.json
 
 The plain loop encodes the text and the past frames anew for each chunk and makes the three guidance passes one after
-the other, 20 steps. Then, one on top of the other: text and past latents kept; the passes in one batch; fewer steps
-at equal measured quality; ``torch.compile``. Features of the past *inside* the UNet can't be kept: its temporal layers
-mix them with the new frames, which change in every step.
+the other, in ``--steps`` steps. Then, one on top of the other: text and past latents kept; the passes in one batch;
+fewer steps at equal measured quality; ``torch.compile``. Features of the past *inside* the UNet can't be kept: its
+temporal layers mix them with the new frames, which change in every step.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ from world_model.model import WorldModel
 from world_model.train_autoencoder import held_out_split
 from world_model.training import generator
 
-PLAIN_STEPS = 20
 FEWER = (15, 10, 8, 6, 5, 4, 3, 2)
 CAPTION = "pick up the red cube"
 WORSE = 0.1  # dB that fewer steps may lose at most, at the low end of the interval, to count as equal
@@ -89,26 +88,25 @@ def passes_in_turn(
 
 
 def ways(
-    model: WorldModel, scene: Scene, guidance: tuple[float, float], fewer: int
+    model: WorldModel, scene: Scene, guidance: tuple[float, float], steps: int, fewer: int
 ) -> dict[str, Callable[[], Tensor]]:
     """Each way to make and decode the same chunk, without its frames' decoding told apart."""
 
     def anew(sample: Callable[..., Tensor]) -> Tensor:
         getattr(model.text, "_cache", {}).clear()
         past = model.autoencoder.encode(scene.frames)[None]
-        return sample(
-            model.diffusion, past, scene.noise, model.text.encode([CAPTION]).to(past), PLAIN_STEPS, guidance
-        )
+        tokens = model.text.encode([CAPTION]).to(past)
+        return sample(model.diffusion, past, scene.noise, tokens, steps, guidance)
 
-    def kept(sample: Callable[..., Tensor], steps: int, scales: tuple[float, float]) -> Tensor:
+    def kept(sample: Callable[..., Tensor], taken: int, scales: tuple[float, float]) -> Tensor:
         tokens = model.text.encode([CAPTION]).to(scene.past)
-        return sample(model.diffusion, scene.past, scene.noise, tokens, steps, scales)
+        return sample(model.diffusion, scene.past, scene.noise, tokens, taken, scales)
 
     batched = Diffusion.sample
     made: dict[str, Callable[[], Tensor]] = {
         "plain": partial(anew, passes_in_turn),
-        "text and past kept": partial(kept, passes_in_turn, PLAIN_STEPS, guidance),
-        "and guidance in one batch": partial(kept, batched, PLAIN_STEPS, guidance),
+        "text and past kept": partial(kept, passes_in_turn, steps, guidance),
+        "and guidance in one batch": partial(kept, batched, steps, guidance),
         f"and {fewer} steps": partial(kept, batched, fewer, guidance),
     }
     if model.settings.guidance == (1.0, 1.0):
@@ -200,13 +198,13 @@ def psnr_of_steps(
     return found
 
 
-def fewest(found: dict[int, list[float]]) -> tuple[int, dict[str, Any]]:
-    """The fewest steps whose loss against ``PLAIN_STEPS`` is within ``WORSE`` for sure, and all the losses."""
-    plain = np.array(found[PLAIN_STEPS])
+def fewest(found: dict[int, list[float]], steps: int) -> tuple[int, dict[str, Any]]:
+    """The fewest steps whose loss against ``steps`` is within ``WORSE`` for sure, and all the losses."""
+    plain = np.array(found[steps])
     losses = {n: mean_interval(list(np.array(v) - plain), 1000) for n, v in found.items()}
     equal = [n for n, d in losses.items() if d["low"] >= -WORSE]
     figures = {str(n): {"psnr": mean_interval(found[n], 1000), "less": losses[n]} for n in found}
-    return min([PLAIN_STEPS, *equal]), figures
+    return min([steps, *equal]), figures
 
 
 # --- the command -------------------------------------------------------------------------------
@@ -222,10 +220,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     held = held_out_split(footage)[1][: args.chunks]
     data = LatentEpisodes(footage, model.autoencoder, held)
     used = model.settings.guidance
-    quality = psnr_of_steps(model, data, [PLAIN_STEPS, *FEWER], args.chunks, used)
-    fewer, losses = fewest(quality)
+    tried = [args.steps, *(n for n in FEWER if n < args.steps)]
+    quality = psnr_of_steps(model, data, tried, args.chunks, used)
+    fewer, losses = fewest(quality, args.steps)
     side = footage[held[0]].frames.shape[1]
-    runs = ways(model, Scene(model, side), guidance, fewer)
+    runs = ways(model, Scene(model, side), guidance, args.steps, fewer)
     rate, flops = matrix_rate(device), {name: flops_of(run) for name, run in runs.items()}
     seconds = by_turns(runs, args.rounds, device)
     plain, last = seconds["plain"], list(runs)[-1]
@@ -237,7 +236,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         for name, values in seconds.items()
     }  # fmt: skip
     return {
-        "rows": rows, "steps": {"chosen": fewer, "allowed_loss_db": WORSE, "chunks": args.chunks, "psnr": losses},
+        "rows": rows,
+        "steps": {"plain": args.steps, "chosen": fewer, "allowed_loss_db": WORSE, "chunks": args.chunks, "psnr": losses},
         "compile": compiled(model, runs[last], args.rounds) if args.compile else {"left_out": "not asked for"},
         "matrix_gflop_per_second": rate / 1e9, "guidance": list(guidance), "guidance_of_quality": list(used),
         "model": f"{model.settings.name} ({model.version})", "rounds": args.rounds, "threads": args.threads,
@@ -261,7 +261,7 @@ def lines(figures: dict[str, Any]) -> list[str]:
         out.append(
             f"{n:>3} steps: {q['psnr']['mean']:.2f} dB, {d['mean']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}]"
         )
-    out.append(f"equal to {PLAIN_STEPS} steps within {WORSE} dB: {steps['chosen']} steps")
+    out.append(f"equal to {steps['plain']} steps within {WORSE} dB: {steps['chosen']} steps")
     c = figures["compile"]
     out.append(
         c.get("left_out")
@@ -277,6 +277,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--weights", help="a world model's folder; by default the task's shipped one")
     parser.add_argument("--data", default="data/cube_return", help="its held-out episodes measure quality")
     parser.add_argument("--chunks", type=int, default=64, help="next chunks for quality (default 64)")
+    parser.add_argument("--steps", type=int, default=20, help="of the plain loop (default 20)")
     parser.add_argument("--rounds", type=int, default=10, help="repetitions of each way (default 10)")
     parser.add_argument(
         "--guidance", type=float, nargs=2, default=[2.0, 5.0], help="past and text scale (2 5)"
@@ -286,8 +287,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     args = parser.parse_args(argv)
-    if min(args.rounds, args.chunks, args.threads) < 1:
-        parser.error("--rounds, --chunks and --threads must be at least 1")
+    if min(args.rounds, args.chunks, args.threads, args.steps) < 1:
+        parser.error("--rounds, --chunks, --threads and --steps must be at least 1")
     try:
         figures = measure(args)
     except (CommandError, ValueError, OSError) as error:

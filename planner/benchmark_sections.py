@@ -157,7 +157,8 @@ def chunk_speed_section(result: dict[str, Any]) -> str:
             f"| {name} | {interval(row['seconds'])} | {interval(row['times_as_fast'], form='.2f')} "
             f"| {row['gflop']:.2f} | {row['share_of_matrix_rate']:.0%} |"
         )
-    steps = ["| steps | PSNR of the next chunk, dB | less than 20 steps | n |", "|---|---|---|---|"]
+    plain = result["steps"]["plain"]
+    steps = [f"| steps | PSNR of the next chunk, dB | less than {plain} steps | n |", "|---|---|---|---|"]
     for n, q in result["steps"]["psnr"].items():
         steps.append(
             f"| {n} | {interval(q['psnr'], form='.2f')} | {signed(q['less'], '.3f')} | {q['psnr']['n']} |"

@@ -108,7 +108,7 @@ def test_every_way_makes_the_same_chunk(weights):
     given = (scene.past, scene.noise, scene.tokens, 3, (2.0, 5.0))
     apart = chunk_speed.passes_in_turn(model.diffusion, *given)
     assert torch.allclose(apart, Diffusion.sample(model.diffusion, *given), atol=1e-4)
-    runs = chunk_speed.ways(model, scene, (2.0, 5.0), 20)
+    runs = chunk_speed.ways(model, scene, (2.0, 5.0), 3, 3)
     made = [run() for run in runs.values()]
     assert all((m.int() - made[0].int()).abs().max() <= 1 for m in made[:4])
     assert (made[4].int() - made[0].int()).abs().max() > 1  # without guidance it is another one
@@ -123,14 +123,14 @@ def test_the_fewest_steps_of_equal_quality():
         4: list(plain - 0.05),
         2: list(plain - rng.normal(1, 1, 64)),
     }
-    assert chunk_speed.fewest(found)[0] == 4
-    assert chunk_speed.fewest({20: list(plain), 2: found[2]})[0] == 20
+    assert chunk_speed.fewest(found, 20)[0] == 4
+    assert chunk_speed.fewest({20: list(plain), 2: found[2]}, 20)[0] == 20
 
 
 def test_the_speed_of_a_chunk(weights, tmp_path):
     data, out = make_dataset(tmp_path / "data"), tmp_path / "results/chunk_speed.json"
     command = ["--data", str(data), "--weights", str(weights), "--chunks", "2", "--device", "cpu"]
-    command += ["--threads", "1", "--rounds", "2", "--no-compile"]
+    command += ["--threads", "1", "--rounds", "2", "--steps", "5", "--no-compile"]
     chunk_speed.main([*command, "--json", str(out)])
     result = json.loads(out.read_text())
     rows = list(result["rows"].values())
@@ -149,7 +149,7 @@ def test_the_speed_of_a_chunk(weights, tmp_path):
 def test_torch_compile_is_measured_or_said_to_be_missing(weights):
     model = WorldModel.from_pretrained(weights)
     eager = model.diffusion.unet
-    run = list(chunk_speed.ways(model, chunk_speed.Scene(model, SIDE), (2.0, 5.0), 2).values())[-1]
+    run = list(chunk_speed.ways(model, chunk_speed.Scene(model, SIDE), (2.0, 5.0), 3, 2).values())[-1]
     found = chunk_speed.compiled(model, run, 1)
     assert model.diffusion.unet is eager
     assert "left_out" in found or found["times_as_fast"]["n"] == 1

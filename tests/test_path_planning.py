@@ -280,7 +280,7 @@ def test_collect_train_run_and_evaluate_through_the_commands(tmp_path):
     assert all(e["seconds"]["explore"] > 0 and e["details"]["path_length"] >= 0 for e in result["episodes"])
     assert list((tmp_path / "run" / "media").glob("*_paths.png"))
     command(
-        "planner.evaluate", "episodes=2", "chunks=2",
+        "planner.evaluate", "episodes=2", "chunks=2", "resamples=2",
         "rows=[do_nothing,constant_guess,random_walk,true_frames,no_memory]",
         f"run_dir={tmp_path}/table", f"results={tmp_path}/results", f"page={tmp_path}/page.md", *weights,
     )  # fmt: skip
