@@ -237,7 +237,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
     return {
         "rows": rows,
-        "steps": {"plain": args.steps, "chosen": fewer, "allowed_loss_db": WORSE, "chunks": args.chunks, "psnr": losses},
+        "steps": {
+            "plain": args.steps, "chosen": fewer, "allowed_loss_db": WORSE, "chunks": args.chunks, "psnr": losses,
+        },
         "compile": compiled(model, runs[last], args.rounds) if args.compile else {"left_out": "not asked for"},
         "matrix_gflop_per_second": rate / 1e9, "guidance": list(guidance), "guidance_of_quality": list(used),
         "model": f"{model.settings.name} ({model.version})", "rounds": args.rounds, "threads": args.threads,
