@@ -222,6 +222,19 @@ def test_the_keyboard_suffices_and_failures_are_said(watched: Watched, room: Roo
     expect(w.at("#begin [type=submit]")).to_be_disabled()
 
 
+@pytest.mark.timeout(300)
+def test_nothing_begins_before_the_choices_are_there(watched: Watched):
+    held: list[playwright.Route] = []
+    watched.page.route("**/choices", lambda route: held.append(route))
+    watched.page.reload()
+    begin, expect = watched.at("#begin [type=submit]"), playwright.expect
+    expect(watched.at("#begin")).to_be_visible()
+    watched.page.wait_for_function("performance.getEntriesByType('resource').length > 3")
+    expect(begin).to_be_disabled()
+    held.pop().continue_()
+    expect(begin).to_be_enabled()
+
+
 @pytest.mark.timeout(900)
 def test_navigation_is_walked_with_keys(tmp_path: Path):
     pytest.importorskip("vizdoom", reason="the rooms are ViZDoom's")

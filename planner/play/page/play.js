@@ -269,7 +269,7 @@ export class Play {
   }
 
   enable() {
-    const able = !this.busy && this.page != null;
+    const able = !this.busy && this.page != null && this.weights != null; // the choices are there
     const chunks = this.episode?.chunks.length || 0;
     for (const button of document.querySelectorAll("#begin [type=submit], #act [type=submit], #usual button, #compare, #new, .rewind")) button.disabled = !able;
     for (const id of ["undo", "save"]) $(`#${id}`).disabled = !able || !chunks;
