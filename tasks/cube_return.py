@@ -217,6 +217,9 @@ class CubeReturn(Task):
         return on_table & (away | (np.array(opened)[:, None] & (moved < SETTLED)))
 
     def score(self, positions, released, names, plan) -> Score:
+        """As :meth:`Task.score`. ``details`` where several cubes are returned: ``at_another_start``, the share
+        of them that end where another of them stood, within ``DISPLACED``: the place is known, its cube is not.
+        """
         distances, reached, displaced, told = {}, {}, {}, self.moves(plan)
         for cube in dict.fromkeys(s.object for s in plan if s.kind == "return"):
             track, free = positions[:, list(names).index(cube)], released[:, list(names).index(cube)]
@@ -225,4 +228,9 @@ class CubeReturn(Task):
             outward = float(np.linalg.norm(self.place(told[cube])[:2] - track[0, :2]))
             distances[cube] = float(away[-1]) if displaced[cube] else max(outward, float(away[-1]))
             reached[cube] = bool(displaced[cube] and away[-1] <= self.tolerance and free[-1])
-        return Score(distances, reached, displaced)
+        returned = [list(names).index(cube) for cube in distances]
+        if len(returned) < 2:
+            return Score(distances, reached, displaced)
+        apart = np.linalg.norm(positions[-1, returned, None] - positions[0, returned], axis=-1)
+        elsewhere = (apart < DISPLACED) & ~np.eye(len(returned), dtype=bool)  # [ends, started]
+        return Score(distances, reached, displaced, {"at_another_start": float(elsewhere.any(1).mean())})

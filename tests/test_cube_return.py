@@ -341,6 +341,16 @@ def test_only_returned_cubes_count_and_all_of_them_must_be_back():
     assert list(alone.distances) == ["red cube"] and alone.success and alone.distance == 0
 
 
+def test_cubes_that_change_places_are_told_from_lost_ones():
+    task = CubeReturn()
+    both = steps(task, *OUT, "pick blue", "put blue left", *BACK, "pick blue", "return blue")
+    layout, positions, released, names = track(task, both)
+    assert task.score(positions, released, names, both).details == {"at_another_start": 0.0}
+    positions[6:, names.index("red cube")] = layout.start("blue cube") + np.array([0.03, 0, 0])
+    assert task.score(positions, released, names, both).details == {"at_another_start": 0.5}
+    assert task.score(positions, released, names, steps(task, *OUT, *BACK)).details == {}
+
+
 def episode_of(cube, gripper, grip) -> Episode:
     """An episode of one cube from (T, 3) tracks and T-1 gripper bits."""
     actions = np.array([[*tip, *DOWN, bit] for tip, bit in zip(gripper[1:], grip, strict=True)], np.float32)
