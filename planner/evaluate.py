@@ -34,6 +34,7 @@ from planner.instruments import (
     imagined_reading_error,
     locating_error,
     next_chunk_error,
+    next_chunks,
     reading_error,
 )
 from planner.parts import Parts, assemble
@@ -186,7 +187,7 @@ def frechet_of_rows(
     return {n: kept_json(kept / f"{n}.json", partial(measured, n)) for n in names}
 
 
-def instruments(parts: Parts, seeds: Sequence[int], chunks: int) -> dict[str, Any]:
+def instruments(parts: Parts, seeds: Sequence[int], chunks: int, batch_size: int) -> dict[str, Any]:
     """The instruments' own errors on expert episodes of held-out layouts, true and autoencoded frames; of the inverse
     dynamics model on imagined ones, too."""
     episodes, plans = [], []
@@ -198,11 +199,12 @@ def instruments(parts: Parts, seeds: Sequence[int], chunks: int) -> dict[str, An
     shown["autoencoded"] = [autoencoded(parts.world_model, f) for f in shown["true"]]
     reader = parts.inverse_dynamics
     read = {k: reading_error(reader, episodes, f) for k, f in shown.items()}
-    read["imagined"] = imagined_reading_error(parts.world_model, reader, episodes, plans, chunks)
+    imagined = next_chunks(parts.world_model, episodes, plans, chunks, batch_size)
+    read["imagined"] = imagined_reading_error(reader, imagined)
     return {
         "inverse_dynamics": read,
         "locate": {k: locating_error(parts.locator, episodes, f) for k, f in shown.items()},
-        "next_chunk": next_chunk_error(parts.world_model, parts.locator, episodes, plans, chunks),
+        "next_chunk": next_chunk_error(parts.locator, imagined),
     }
 
 
@@ -253,7 +255,7 @@ def run(cfg: DictConfig) -> None:
         check_weights(name, cfg, run_dir)
         kept_json(run_dir / "finished" / f"{name}.json", partial(table_row, name, cfg, parts, seeds, run_dir))
     kept = run_dir / f"instruments-{cfg.chunks}.json"
-    measured = kept_json(kept, lambda: instruments(parts, seeds, cfg.chunks))
+    measured = kept_json(kept, lambda: instruments(parts, seeds, cfg.chunks, cfg.batch_size))
     found = {n: run_dir / "finished" / f"{n}.json" for n in (*BASELINES, *MODEL_ROWS)}
     table = {n: read_json(p) for n, p in found.items() if p.is_file()}
     done = [n for n in table if (run_dir / "rows" / n).is_dir()]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,6 +11,67 @@ from inverse_dynamics.model import InverseDynamics
 from planner.locator import Locator
 from tasks import Episode, Segment, Subgoal
 from world_model.model import WorldModel
+
+
+@dataclass(frozen=True)
+class NextChunk:
+    """A chunk of an expert's episode, and what the world model imagines in its place without memory.
+
+    Attributes:
+        past: ``(f_p, H, W, 3)`` true frames up to the chunk's first.
+        made: ``(F, H, W, 3)`` imagined after them.
+    """
+
+    episode: Episode
+    segment: Segment
+    subgoal: Subgoal
+    past: np.ndarray
+    made: np.ndarray
+
+    @property
+    def truth(self) -> np.ndarray:
+        """``(F, H, W, 3)`` what really came."""
+        return self.episode.frames[self.segment.start + 1 : self.segment.stop + 1]
+
+    @property
+    def actions(self) -> np.ndarray:
+        """``(F, A)`` the expert's."""
+        return self.episode.actions[self.segment.start : self.segment.stop]
+
+
+def next_chunks(
+    model: WorldModel,
+    episodes: Sequence[Episode],
+    plans: Sequence[Sequence[Subgoal]],
+    chunks: int,
+    batch_size: int,
+) -> list[NextChunk]:
+    """The first ``chunks`` chunks of some episodes, each imagined from true past frames; the n-th with seed n."""
+    wanted = [
+        (episode, segment, subgoal)
+        for episode, plan in zip(episodes, plans, strict=True)
+        for segment, subgoal in zip(episode.segments, plan, strict=True)
+    ][:chunks]
+    pasts = [e.frames[max(0, s.start + 1 - model.past_frames) : s.start + 1] for e, s, _ in wanted]
+    made: dict[int, np.ndarray] = {}
+    for length in sorted({len(p) for p in pasts}):
+        alike = [k for k, past in enumerate(pasts) if len(past) == length]
+        for at in range(0, len(alike), batch_size):
+            batch = alike[at : at + batch_size]
+            frames = imagine_after(
+                model, np.stack([pasts[k] for k in batch]), [wanted[k][2] for k in batch], batch
+            )
+            made |= dict(zip(batch, frames, strict=True))
+    return [NextChunk(*wanted[k], past, made[k]) for k, past in enumerate(pasts)]
+
+
+def imagine_after(
+    model: WorldModel, past: np.ndarray, subgoals: Sequence[Subgoal], seeds: Sequence[int]
+) -> np.ndarray:
+    """``(B, F, H, W, 3)`` frames that the model imagines after ``(B, f_p, H, W, 3)`` true ones, without memory."""
+    latents = model.autoencoder.encode(past.reshape(-1, *past.shape[2:])).unflatten(0, past.shape[:2])
+    rollout = replace(model.start(past[:, -1], seeds), past=latents)
+    return model.imagine(rollout, subgoals)[1].frames
 
 
 def autoencoded(model: WorldModel, frames: np.ndarray) -> np.ndarray:
@@ -27,25 +88,13 @@ def reading_error(
     return _action_error(reader, read, np.concatenate([e.actions for e in episodes]))
 
 
-def imagined_reading_error(
-    model: WorldModel,
-    reader: InverseDynamics,
-    episodes: Sequence[Episode],
-    plans: Sequence[Sequence[Subgoal]],
-    chunks: int,
-) -> dict[str, float]:
-    """:func:`reading_error` on chunks that the world model imagines from true past frames, as the expert would carry
-    them out; without returns, whose captions leave open what to do."""
-    read: list[np.ndarray] = []
-    told: list[np.ndarray] = []
-    for episode, segment, subgoal in _chunks_of(episodes, plans):
-        if subgoal.kind == "return" or len(read) == chunks:
-            continue
-        past = _past(model, episode, segment)
-        made = imagine_after(model, past, subgoal, seed=len(read))
-        read.append(reader.actions(np.concatenate([past[-1:], made])[None])[0])
-        told.append(episode.actions[segment.start : segment.stop])
-    return _action_error(reader, np.concatenate(read), np.concatenate(told))
+def imagined_reading_error(reader: InverseDynamics, chunks: Sequence[NextChunk]) -> dict[str, float]:
+    """:func:`reading_error` on imagined chunks, as the expert would carry them out; without returns, whose captions
+    leave open what to do."""
+    told = [c for c in chunks if c.subgoal.kind != "return"]
+    shown = [np.concatenate([c.past[-1:], c.made]) for c in told]
+    read = np.concatenate([reader.actions(frames[None])[0] for frames in shown])
+    return _action_error(reader, read, np.concatenate([c.actions for c in told]))
 
 
 def _action_error(reader: InverseDynamics, read: np.ndarray, told: np.ndarray) -> dict[str, float]:
@@ -80,13 +129,7 @@ def _spread(errors: np.ndarray, unit: str) -> dict[str, float]:
     }
 
 
-def next_chunk_error(
-    model: WorldModel,
-    locator: Locator,
-    episodes: Sequence[Episode],
-    plans: Sequence[Sequence[Subgoal]],
-    chunks: int,
-) -> dict[str, dict[str, float]]:
+def next_chunk_error(locator: Locator, chunks: Sequence[NextChunk]) -> dict[str, dict[str, float]]:
     """Imagined next chunks from true past frames, against copying the last frame.
 
     PSNR (dB) of the chunk's frames, and for chunks that leave a thing somewhere its distance from the truth
@@ -95,17 +138,14 @@ def next_chunk_error(
     """
     errors: dict[str, list[float]] = {"imagined": [], "copied": []}
     landed: dict[tuple[str, str], list[float]] = {}
-    for done, (episode, segment, subgoal) in enumerate(islice(_chunks_of(episodes, plans), chunks)):
-        past = _past(model, episode, segment)
-        truth = episode.frames[segment.start + 1 : segment.stop + 1]
-        made = imagine_after(model, past, subgoal, seed=done)
-        shown = {"imagined": made, "copied": np.repeat(past[-1:], len(truth), 0)}
+    for c in chunks:
+        shown = {"imagined": c.made, "copied": np.repeat(c.past[-1:], len(c.truth), 0)}
         for name, frames in shown.items():
-            errors[name].append(float(((frames.astype(np.float64) - truth) ** 2).mean()))
-            gap = locator.chunk_error(episode, segment, subgoal, frames)
+            errors[name].append(float(((frames.astype(np.float64) - c.truth) ** 2).mean()))
+            gap = locator.chunk_error(c.episode, c.segment, c.subgoal, frames)
             if gap is not None:
-                landed.setdefault((name, subgoal.kind), []).append(locator.scale * gap)
-    pixel = locator.pixel(episodes[0])
+                landed.setdefault((name, c.subgoal.kind), []).append(locator.scale * gap)
+    pixel = locator.pixel(chunks[0].episode)
     out = {
         n: {"psnr": float(10 * np.log10(255**2 / np.mean(e))), "chunks": len(e)} for n, e in errors.items()
     }
@@ -116,25 +156,3 @@ def next_chunk_error(
         out[name] |= {f"{kind}_median_px": middle / pixel} if pixel else {}
         out[name] |= {f"{kind}_lost": float(np.mean(~np.isfinite(values))), f"{kind}_n": len(values)}
     return out
-
-
-def _chunks_of(
-    episodes: Sequence[Episode], plans: Sequence[Sequence[Subgoal]]
-) -> Iterator[tuple[Episode, Segment, Subgoal]]:
-    for episode, plan in zip(episodes, plans, strict=True):
-        for segment, subgoal in zip(episode.segments, plan, strict=True):
-            yield episode, segment, subgoal
-
-
-def _past(model: WorldModel, episode: Episode, segment: Segment) -> np.ndarray:
-    """``(f_p, H, W, 3)`` true frames up to a chunk's first, as many as the model looks back on."""
-    return episode.frames[max(0, segment.start + 1 - model.past_frames) : segment.start + 1]
-
-
-def imagine_after(model: WorldModel, past: np.ndarray, subgoal: Subgoal, seed: int) -> np.ndarray:
-    """``(F, H, W, 3)`` frames that the model imagines after ``(f_p, H, W, 3)`` true ones, without memory."""
-    import dataclasses
-
-    rollout = model.start(past[-1:], [seed])
-    rollout = dataclasses.replace(rollout, past=model.autoencoder.encode(past)[None])
-    return model.imagine(rollout, [subgoal])[1].frames[0]

@@ -23,6 +23,7 @@ from planner.instruments import (
     imagined_reading_error,
     locating_error,
     next_chunk_error,
+    next_chunks,
     reading_error,
 )
 from planner.locate import CubeLocator
@@ -233,13 +234,26 @@ def test_the_next_chunk_is_measured_in_blocks(envs, text):
     layout = TASK.layout(1_000_000)
     episode = expert_episode(envs[0], layout)
     locator = PathLocator(TASK, reader_of(forward=1.0))
-    figures = next_chunk_error(model_of(text), locator, [episode], [layout.plan], 2)
+    chunks = next_chunks(model_of(text), [episode], [layout.plan], 3, 2)
+    figures = next_chunk_error(locator, chunks[:2])
     assert figures["imagined"]["chunks"] == 2 and figures["imagined"]["go_median_blocks"] < 0.1
     assert not any(key.endswith("_px") for key in figures["copied"])
     walks, turns = reader_of(forward=1.0), [s.kind == "turn" for s in layout.plan[:3]]
-    read = imagined_reading_error(model_of(text), walks, [episode], [layout.plan], 3)
+    read = imagined_reading_error(walks, chunks)
     assert read["n"] == 12 and read["keys"] == pytest.approx(1 - np.mean(turns))
     assert read["mean_degrees"] == pytest.approx(22.5 * np.mean(turns), abs=1e-3)
+
+
+def test_next_chunks_are_the_same_one_by_one(envs, text):
+    model, layouts = model_of(text), [TASK.layout(s) for s in (1_000_000, 1_000_001)]
+    episodes, plans = [expert_episode(envs[0], x) for x in layouts], [x.plan for x in layouts]
+    count = len(plans[0]) + 3
+    alone, batched = (next_chunks(model, episodes, plans, count, size) for size in (1, 4))
+    assert {len(c.past) for c in batched} == {1, model.past_frames}
+    assert len(batched) == count and batched[-1].episode is episodes[1]
+    for a, b in zip(alone, batched, strict=True):
+        assert a.segment == b.segment and a.subgoal == b.subgoal and (a.past == b.past).all()
+        assert np.abs(a.made.astype(int) - b.made).max() <= 1
 
 
 def test_a_camera_that_moves_is_none(envs):
