@@ -27,6 +27,7 @@ ADVICE = (
     "`python -m envs.doctor` prints the lines that install it, env.python=PATH names the interpreter that has "
     "it, and env=tabletop runs without it"
 )
+CAMERAS = ("front", "overhead", "left_shoulder", "right_shoulder")
 CAMERA_DISTANCE = 1.3  # m: inside RLBench's room
 BLOCKED = 0.01  # m: a tip that stops farther off was held up
 SOLVED = "the task is solved and the episode over; reset it first"
@@ -101,6 +102,8 @@ class RLBenchEnv(RemoteEnv):
             )
         if model not in ("code", "stack_blocks"):
             raise ValueError(f"env.model={model}: expected code or stack_blocks")
+        if camera not in CAMERAS:
+            raise ValueError(f"env.camera={camera}: expected {', '.join(CAMERAS[:-1])} or {CAMERAS[-1]}")
         self.names = (*self.task.vocabulary.objects, "gripper")
         self._wanted = {
             "task": self._described(self.task, model),

@@ -24,7 +24,7 @@ from omegaconf import OmegaConf
 from envs.base import EpisodeLostError
 from envs.collect import record
 from envs.expert import CLOSED, DOWN, OPEN, TRAVEL_HEIGHT
-from envs.rlbench_env import RLBenchEnv, coppelia_variables, framed_view
+from envs.rlbench_env import CAMERAS, RLBenchEnv, coppelia_variables, framed_view
 from envs.worker import MissingSimulatorError, WorkerError
 from tasks import MalformedActionError, PlanError
 from tasks.commands import compose
@@ -324,6 +324,18 @@ def test_it_hosts_no_other_task():
         RLBenchEnv(Elsewhere())
     with pytest.raises(ValueError, match=r"env\.model=wood: expected code or stack_blocks"):
         RLBenchEnv(CubeReturn(), model="wood")
+
+
+def test_a_wrong_camera_is_named_before_the_simulator_starts():
+    with pytest.raises(
+        ValueError, match=r"env\.camera=foo: expected front, overhead, left_shoulder or right_shoulder"
+    ):
+        RLBenchEnv(CubeReturn(), python="/nowhere/python", display="inherit", camera="foo")
+    scene = ast.parse((Path(__file__).parents[1] / "envs/rlbench_scene.py").read_text())
+    [known] = [
+        n.value for n in scene.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "CAMERAS"
+    ]
+    assert tuple(ast.literal_eval(known)) == CAMERAS, "the worker knows the same"
 
 
 def test_coppeliasim_s_variables(monkeypatch, tmp_path):
