@@ -24,7 +24,7 @@ from omegaconf import OmegaConf
 from envs.base import EpisodeLostError
 from envs.collect import record
 from envs.expert import CLOSED, DOWN, OPEN, TRAVEL_HEIGHT
-from envs.rlbench_env import CAMERAS, RLBenchEnv, coppelia_variables, framed_view
+from envs.rlbench_env import CAMERAS, DEMONSTRATIONS, RLBenchEnv, coppelia_variables, framed_view
 from envs.worker import MissingSimulatorError, WorkerError
 from tasks import MalformedActionError, PlanError
 from tasks.commands import compose
@@ -380,13 +380,44 @@ def test_a_demonstration_is_recorded_and_no_step_follows_success(simulator):
 
 
 def test_a_task_without_a_demonstration_is_left_out(simulator):
-    env = simulator(RLBenchTask(), {"no_demo": 1})
+    env = simulator(RLBenchTask(), {"no_demo": DEMONSTRATIONS})
     episode, error = record(env, env.task.layout(0))
-    assert episode is None and "Could not collect demos" in error
+    assert episode is None and "RuntimeError: Could not collect demos" in error
+    assert len(simulator.events("reset")) == 1 + 2 * DEMONSTRATIONS and env.worker.starts == 1
+    episode, error = record(env, env.task.layout(1))
+    assert error is None and episode.provenance["success"] and env.worker.starts == 1
     with pytest.raises(EpisodeLostError, match=r"2 key poses; task\.chunks give room for 1"):
         crowded = simulator(RLBenchTask(chunks=1, chunk_frames=1))
         crowded.reset(seed=0)
         crowded.demonstration()
+
+
+def test_a_demonstration_that_fails_is_tried_again_from_the_same_layout(simulator):
+    env = simulator(RLBenchTask(), {"no_demo": 3})
+    episode, error = record(env, env.task.layout(5))
+    assert error is None and episode.provenance["success"] and env.worker.starts == 1
+    begun = {(e["seed"], e["variation"]) for e in simulator.events("reset")}
+    assert len(begun) == 1 and len(simulator.events("launch")) == 1
+    env = simulator(RLBenchTask(), {"dead_from_demo": 1})
+    env.reset(seed=0)
+    with pytest.raises(EpisodeLostError, match="The call failed on the V-REP side"):
+        env.demonstration()
+    assert env.reset(seed=0)[1]["error"] is None and env.worker.starts == 2, "that one was lost"
+
+
+def test_a_layout_without_room_is_left_out_and_the_simulator_lives_on(simulator):
+    env = simulator(RLBenchTask(), {"not_placed": 1})
+    episode, error = record(env, env.task.layout(3))
+    assert episode is None and "\n" not in error
+    assert error.startswith("env=rlbench can't reset seed 3: TaskEnvironmentError: Could not place the task")
+    assert env.step(pose(0.5, 0.1, 0.3))[-1]["error"].startswith("EpisodeOverError: no episode has begun")
+    assert record(env, env.task.layout(4))[1] is None and env.worker.starts == 1
+
+
+def test_a_variation_that_the_task_lacks_is_named_at_once(simulator):
+    with pytest.raises(ValueError, match=r"task\.variation=3: reach_target has 3; expected 0 to 2, or null"):
+        simulator(RLBenchTask(variation=3))
+    assert simulator.events("reset") == []
 
 
 def test_an_unknown_task_is_answered_with_the_nearest_names(simulator):
