@@ -60,14 +60,19 @@ class Finding:
 
 def embedded(backend: str, code: str, package: str) -> Finding:
     """Whether a simulator of this interpreter starts and draws a picture."""
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        stdin=subprocess.DEVNULL,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            stdin=subprocess.DEVNULL,
+        )
+    except subprocess.TimeoutExpired:
+        return Finding(
+            backend, "", (f"it drew no picture in {SECONDS} s; run this again when less runs beside it",)
+        )
     if done.returncode == 0:
         return Finding(backend, done.stdout.strip().splitlines()[-1])
     said = [line.strip() for line in done.stderr.splitlines() if line.strip()] or [
@@ -277,7 +282,10 @@ def jdk_problem(python: str) -> str | None:
     javac = shutil.which("javac", path=java_variables(python).get("PATH"))
     if javac is None:
         return "no JDK 8: javac is not on PATH (a JRE alone won't do)"
-    done = subprocess.run([javac, "-version"], capture_output=True, text=True, timeout=SECONDS)
+    try:
+        done = subprocess.run([javac, "-version"], capture_output=True, text=True, timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        return f"no JDK 8: {javac} gave no version in {SECONDS} s"
     said = (done.stdout + done.stderr).strip()
     return None if "javac 1.8." in said else f"no JDK 8: {javac} says {said!r}"
 

@@ -81,6 +81,7 @@ def wad_of(map_name: str, given: str | None) -> tuple[Path, str]:
 class DoomEnv(TaskEnv):
     """An agent in a Doom map; positions are its pose: x, y (blocks) and yaw (degrees, unwrapped).
 
+    ``info["map_units"]`` is x, y as the map has them, 32 to a block.
     A walk that a wall stops ends where it was stopped, and ``info["error"]`` says so. ``jump`` and ``attack``
     do nothing on these maps.
 
@@ -198,8 +199,9 @@ class DoomEnv(TaskEnv):
         return 90.0 - self._variable("ANGLE")
 
     def _info(self, error: str | None = None) -> dict[str, Any]:
-        place = [self._variable(f"POSITION_{axis}") / UNITS_PER_BLOCK for axis in "XY"]
-        return {"positions": np.array([[*place, self._yaw]]), "names": self.names, "error": error}
+        units = np.array([self._variable(f"POSITION_{axis}") for axis in "XY"])
+        info = {"positions": np.array([[*units / UNITS_PER_BLOCK, self._yaw]]), "map_units": units}
+        return {**info, "names": self.names, "error": error}
 
     # --- moving ------------------------------------------------------------------------------
 

@@ -113,6 +113,15 @@ def test_an_embedded_simulator_that_fails_names_its_error():
     assert "libegl1" in blind.lines[0]
 
 
+def test_what_hangs_is_a_finding_and_no_traceback(monkeypatch, javac):
+    python = javac("1.8.0_4")
+    Path(python).with_name("javac").write_text("#!/bin/sh\nexec sleep 60\n")
+    monkeypatch.setattr(doctor, "SECONDS", 0.2)
+    [problem] = doctor.embedded("doom", "import time; time.sleep(60)", "vizdoom").problems
+    assert problem.startswith("it drew no picture in 0.2 s")
+    assert str(jdk_problem(python)).endswith("javac gave no version in 0.2 s")
+
+
 # --- RLBench -----------------------------------------------------------------------------------
 
 
@@ -292,3 +301,20 @@ def test_every_line_is_a_shell_command():
     for line in [*coppelia_problems(None)[1], *doctor.rlbench_install("/opt/sim"), doctor.XVFB]:
         assert shlex.split(line)
         assert subprocess.run(["sh", "-n", "-c", line]).returncode == 0
+
+
+def test_every_example_on_a_simulator_starts_one_of_them():
+    """Each episode of a batch, and each worker, has a simulator of its own: gigabytes of Minecraft."""
+    lines = re.findall(
+        r"^python -m (?:planner|envs)\.\w+ .*env\.python=.*$", (ROOT / "docs/simulators.md").read_text(), re.M
+    )
+    assert len(lines) >= 5
+    for line in lines:
+        assert ("workers=1" if "envs.collect" in line else "batch_size=1") in line.split(), line
+
+
+def test_the_file_for_several_machines_says_that_they_share_a_folder():
+    comments = [
+        line for line in (ROOT / "docs/accelerate/nodes.yaml").read_text().splitlines() if line[:1] == "#"
+    ]
+    assert "must be one that all machines share" in " ".join(comments)

@@ -74,6 +74,9 @@ def test_reset_gives_the_layout_of_the_seed(env):
     assert info["names"] == env.names == ("agent",) and info["error"] is None
     assert info["positions"].shape == (1, 3) and info["positions"].dtype == np.float64
     np.testing.assert_allclose(info["positions"], env.task.layout(3).starts, atol=1e-3)
+    np.testing.assert_allclose(info["map_units"], 32 * env.task.layout(3).starts[0, :2], atol=0.05)
+    walked = env.step(act(env, forward=1))[-1]
+    np.testing.assert_array_equal(walked["map_units"], 32 * pose(walked)[:2])
     _, info = env.reset(seed=3, options={"layout": env.task.layout(8)})
     assert info["layout"].seed == 8
     np.testing.assert_allclose(info["positions"], env.task.layout(8).starts, atol=1e-3)

@@ -8,6 +8,7 @@ import json
 import os
 from pathlib import Path
 
+import gymnasium
 import hydra
 import numpy as np
 import pytest
@@ -61,6 +62,13 @@ def studio(monkeypatch, tmp_path, task):
     yield make
     for env in made:
         env.close()
+
+
+def test_every_simulator_has_an_id():
+    known = {spec.entry_point for name, spec in gymnasium.registry.items() if name.startswith("slowfast/")}
+    for path in sorted(YAML.parent.glob("*.yaml")):
+        module, _, name = OmegaConf.load(path)._target_.rpartition(".")
+        assert f"{module}:{name}" in known, path.name
 
 
 @pytest.mark.filterwarnings("ignore:.*symmetric and normalized space")
