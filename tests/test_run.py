@@ -94,10 +94,16 @@ def test_a_finished_row_of_other_weights_is_refused(tmp_path):
     write_json(
         run_dir / "finished/no_memory.json", {"parts": {"weights": version, "inverse dynamics": version}}
     )
-    check_weights("no_memory", cfg, run_dir)
+    write_json(run_dir / "finished/true_frames.json", {"parts": {"inverse dynamics": version}})
+    for row in ("no_memory", "true_frames", "do_nothing"):
+        check_weights(row, cfg, run_dir)
     weights(folder, b"second")
-    with pytest.raises(CommandError, match=r"no_memory.json ran with the weights x .*; delete it and .*rows"):
+    with pytest.raises(
+        CommandError, match=r"no_memory.json ran with the inverse dynamics x .*; delete it and .*rows"
+    ):
         check_weights("no_memory", cfg, run_dir)
+    with pytest.raises(CommandError, match=r"true_frames.json ran with the inverse dynamics x"):
+        check_weights("true_frames", cfg, run_dir)
 
 
 def versions_of(folder: Path) -> str:
