@@ -276,7 +276,7 @@ def test_a_cell_of_the_guidance_table_is_measured(tmp_path, monkeypatch):
     )
     ((name, row),) = read_json(tmp_path / "out.json")["rows"].items()
     assert name == guidance.CELLS[0].name and row["executed"]["n"] == 1
-    assert row["parts"]["memory"] == "temp_lora" and "guidance [1.0, 1.0]" in row["parts"]["model"]
+    assert row["parts"]["memory"] == "none" and "guidance [1.0, 1.0]" in row["parts"]["model"]
     (kept,) = (tmp_path / "runs/guidance").glob("*/episodes/*.json")
     assert kept.stem == str(SEED)
     with pytest.raises(SystemExit):
