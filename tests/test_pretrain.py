@@ -33,14 +33,14 @@ from tiny import (
 )
 from torch import nn
 
-from tasks.commands import compose, main
+from tasks.commands import OptionError, compose, main
 from tasks.dataset import load_episodes
 from world_model.chunks import Focus, LatentEpisodes, change_weight
 from world_model.device import pick_device, pick_precision
 from world_model.diffusion import Diffusion
 from world_model.model import WorldModel
 from world_model.objective import draw_timesteps
-from world_model.pretrain import ChunkLoss, build_unet, run
+from world_model.pretrain import ChunkLoss, build_unet, pairs_of, run, settings_of
 from world_model.train_autoencoder import build_autoencoder
 from world_model.training import (
     CheckpointError,
@@ -439,6 +439,19 @@ def test_a_checkpoint_of_another_network(tmp_path):
     ) as error:
         Learner(nn.Linear(4, 1), tmp_path, 10, 1e-2, 1, 0.9).resume()
     assert "\n" not in str(error.value)
+
+
+def test_training_draws_the_pasts_that_planning_has():
+    def drawn(*options: str) -> list[tuple[int, int, float]]:
+        cfg = compose("pretrain", [*options])
+        return pairs_of(cfg.diffusion.pairs, settings_of(cfg))
+
+    assert drawn() == [(4, 4, 0.5), (1, 4, 0.3), (4, 1, 0.1), (1, 1, 0.1)]
+    large = drawn("model=modelscope")
+    assert [past for past, new, _ in large if new == 4] == [5, 9, 13, 17, 21, 25, 28, 1]
+    assert sum(share for *_, share in large) == pytest.approx(1)
+    with pytest.raises(OptionError, match=r"pairs: soon frames; expected a whole number, later or chunk"):
+        drawn("diffusion.pairs=[[soon,4,1.0]]")
 
 
 def test_a_log_drops_what_was_not_saved(tmp_path):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -58,6 +59,32 @@ def build_unet(cfg: DictConfig, latent_channels: int) -> UNet3DConditionModel:
     return prepared(unet)
 
 
+def pairs_of(pairs: Sequence[Sequence[Any]], settings: Settings) -> list[tuple[int, int, float]]:
+    """``diffusion.pairs`` in numbers: past frames, new frames, share.
+
+    ``chunk`` stands for a chunk's frames; ``later`` for every number of past frames that an episode has from its
+    second chunk on, until the context window is full: these share their share.
+
+    Raises:
+        OptionError: an entry is neither a whole number nor one of these words.
+    """
+    chunk, full = settings.chunk_frames, settings.context_frames - settings.chunk_frames
+    words = {"chunk": [chunk], "later": [*range(1 + chunk, full, chunk), full]}
+
+    def frames(given: Any) -> list[int]:
+        if given in words:
+            return words[given]
+        if isinstance(given, bool) or not isinstance(given, int) or given < 1:
+            raise OptionError(f"diffusion.pairs: {given} frames; expected a whole number, later or chunk")
+        return [given]
+
+    found = []
+    for past, new, share in pairs:
+        both = [(p, n) for p in frames(past) for n in frames(new)]
+        found += [(p, n, float(share) / len(both)) for p, n in both]
+    return found
+
+
 class ChunkLoss:
     """The objective on each step's batch of chunks, drawn from the data."""
 
@@ -71,11 +98,12 @@ class ChunkLoss:
     ):
         self.objective = Objective(diffusion, text, cfg.diffusion)
         self.data, self.options, self.device = data, cfg.diffusion, device
-        self.pairs = [(int(p), int(n)) for p, n, _ in cfg.diffusion.pairs]
+        drawn = pairs_of(cfg.diffusion.pairs, settings_of(cfg))
+        self.pairs = [(past, new) for past, new, _ in drawn]
         for past, new in self.pairs:
             data.allowed(past, new)
         self.focus = Focus.of(cfg.diffusion.focus, cfg.diffusion.focus_share)
-        self.shares = torch.tensor([float(w) for *_, w in cfg.diffusion.pairs])
+        self.shares = torch.tensor([share for *_, share in drawn])
 
     def batch(self, step: int, seed: int) -> tuple[Batch, torch.Generator]:
         rng = generator(seed, step)
