@@ -48,6 +48,7 @@ from tasks.shipped import finetuned_folder, weights_folder
 from tasks.statistics import mean_interval, share_interval
 from tasks.task import held_out_seeds
 from world_model.model import WorldModel, fingerprint
+from world_model.sampling import sampling_options
 from world_model.video_metrics.features import I3D
 
 BASELINES = ("do_nothing", "constant_guess", "random_walk", "true_frames")
@@ -261,6 +262,7 @@ def run(cfg: DictConfig) -> None:
     episodes = integer(cfg, "episodes", 1)
     for key, minimum in (("batch_size", 1), ("chunks", 1), ("seed", 0), ("resamples", 1)):
         integer(cfg, key, minimum)
+    sampling_options(cfg)
     rows = rows_at_hand(cfg) if cfg.rows is None else list(cfg.rows)
     unknown = [r for r in rows if r not in (*BASELINES, *MODEL_ROWS)]
     if unknown or not rows:

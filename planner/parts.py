@@ -18,6 +18,7 @@ from tasks.shipped import weights_folder
 from world_model.device import pick_device, pick_dtype
 from world_model.memory.base import AnyMemory
 from world_model.model import WorldModel, fingerprint
+from world_model.sampling import sampling_options
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,7 @@ def open_world_model(cfg: DictConfig, folder: Path, memory: AnyMemory | None = N
         memory,
         device,
         pick_dtype(cfg.precision, device),
-        sampling_steps=cfg.sampling_steps,
-        guidance=None if cfg.guidance is None else tuple(cfg.guidance),
-        theta_in=None if cfg.theta_in is None else tuple(cfg.theta_in),
+        **sampling_options(cfg),
     )
 
 

@@ -24,6 +24,7 @@ from tasks.commands import CommandError, RunDir, integer, main
 from tasks.files import read_json, write_json
 from tasks.process import Stages, peak_megabytes
 from tasks.task import held_out_seeds
+from world_model.sampling import sampling_options
 
 
 def run_batches(
@@ -195,6 +196,7 @@ def run(cfg: DictConfig) -> None:
     integer(cfg, "seed", 0), integer(cfg, "media", 0)
     if cfg.condition_on not in ("imagined", "observed"):
         raise CommandError(f"condition_on={cfg.condition_on}: expected imagined or observed")
+    sampling_options(cfg)
     stages = Stages()
     stages.end("start")  # the interpreter and all imports
     # the locator is the task's

@@ -108,6 +108,11 @@ def test_a_killed_run_goes_on_with_the_same_result(recipe):
         (["weights=no/such/folder"], "no/such/folder", 1),
         (["spoon=1"], "unknown option 'spoon'", 2),
         (["device=tpu9"], "device=tpu9", 1),
+        (["guidance=5"], "guidance=5: expected two numbers", 2),
+        (["guidance=[a,b]"], "expected two numbers", 2),
+        (["guidance=[true,1]"], "expected two numbers", 2),
+        (["theta_in=5"], "theta_in=5: expected a list of uncond, past, text", 2),
+        (["sampling_steps=abc"], "sampling_steps=abc", 2),
     ],
 )
 def test_bad_options_are_one_clear_line(tmp_path, options, said, code):
@@ -116,6 +121,7 @@ def test_bad_options_are_one_clear_line(tmp_path, options, said, code):
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     assert len(lines) == 1 and said in lines[0], done.stderr
     assert not (tmp_path / "run" / "result.json").exists()
+    assert not (code == 2 and (tmp_path / "run").exists())
 
 
 def test_a_run_directory_of_another_configuration_is_left_alone(tmp_path):

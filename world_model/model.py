@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from tasks import Subgoal
 from tasks.files import write_json
 from world_model.autoencoder import FrameAutoencoder, require_all
-from world_model.diffusion import Announced, Diffusion
+from world_model.diffusion import PASSES, Announced, Diffusion
 from world_model.memory.adapter import load_theta0, save_theta0, write_safetensors
 from world_model.memory.base import AnyMemory, Denoiser, Sizes
 from world_model.memory.history import episode_folder, save_chunk
@@ -62,15 +62,15 @@ class Settings:
     context_frames: int = 32
     sampling_steps: int = 20
     guidance: tuple[float, float] = (2.0, 5.0)
-    theta_in: tuple[str, ...] = ("uncond", "past", "text")
+    theta_in: tuple[str, ...] = PASSES
     gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
         for field in ("guidance", "theta_in"):
             object.__setattr__(self, field, tuple(getattr(self, field)))
-        unknown = set(self.theta_in) - {"uncond", "past", "text"}
+        unknown = set(self.theta_in) - set(PASSES)
         if unknown:
-            raise ValueError(f"theta_in: unknown passes {sorted(unknown)}; have uncond, past, text")
+            raise ValueError(f"theta_in: unknown passes {sorted(unknown)}; have {', '.join(PASSES)}")
         if len(self.guidance) != 2 or self.sampling_steps < 1:
             raise ValueError(
                 f"guidance={list(self.guidance)}, sampling_steps={self.sampling_steps}; expected two scales "
