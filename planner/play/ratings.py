@@ -175,7 +175,7 @@ def clip_of(folder: Path, which: str) -> tuple[list[str], np.ndarray]:
         captions = ["start", *(c["text"] for c, f in zip(told["chunks"], chunks, strict=True) for _ in f)]
         return captions, np.concatenate([tensors["first"][None], *chunks])
     result = load_result(folder, int(which))
-    if result is None:
+    if result is None or not result.plan:
         raise SavedError("The episode is not there.")
     frames = (len(result.imagined) - 1) // len(result.plan)
     return ["start", *(s.text for s in result.plan for _ in range(frames))], result.imagined

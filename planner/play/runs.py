@@ -25,11 +25,11 @@ def finished(runs: Path) -> list[dict[str, Any]]:
     """The finished runs of ``planner.run`` and ``planner.evaluate``, the newest first."""
     found: list[tuple[float, dict[str, Any]]] = []
     for folder, told in results(runs):
-        found.append(((folder / RESULT).stat().st_mtime, _run(runs, folder, told)))
+        found.append((_changed(folder / RESULT), _run(runs, folder, told)))
     for depth in range(1, DEPTH):
         for folder in runs.glob("*/" * depth + "finished"):
             if rows := {p.stem: row for p in sorted(folder.glob("*.json")) if (row := _read(p))}:
-                newest = max(p.stat().st_mtime for p in folder.glob("*.json"))
+                newest = max(_changed(folder / f"{name}.json") for name in rows)
                 found.append((newest, _table(runs, folder.parent, rows)))
     return [told for _, told in sorted(found, key=lambda pair: -pair[0])]
 
@@ -57,6 +57,14 @@ def served(runs: Path, name: str) -> Path | None:
     if not there or not path.is_relative_to(root) or path.suffix not in SHOWN:
         return None
     return path
+
+
+def _changed(path: Path) -> float:
+    """When a file was written; 0 for one that was deleted in the meantime."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -164,10 +164,10 @@ class Session:
             self.worker.cancel(self)
 
     def close(self) -> None:
-        """The page is gone: free what it had."""
+        """The page is gone: free what it had before anything else begins, else reloads would pile episodes up."""
         self.closed = True
         self.worker.cancel(self)
-        self.worker.submit(None, lambda job: self.let_go(), lambda place: None)
+        self.worker.submit(None, lambda job: self.let_go(), lambda place: None, first=True)
 
     # --- how it is done ------------------------------------------------------------------------
 
@@ -199,13 +199,8 @@ class Session:
         self.worker.submit(self, guarded, told, dropped)
 
     def fail(self, error: Exception) -> None:
-        """One clear sentence on the page; a bug also leaves its traceback in the terminal."""
-        if is_users(error):
-            text = one_line(error)
-        else:
-            traceback.print_exception(error)
-            text = f"Something went wrong on the server ({type(error).__name__}); its terminal says where"
-        self.send({"type": "error", "text": sentence(text)})
+        """One clear sentence on the page."""
+        self.send({"type": "error", "text": what_failed(error)})
 
     def playing(self) -> Take:
         """The episode. Raises CommandError."""
@@ -269,6 +264,14 @@ def whole(value: object, name: str, low: int, high: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         raise CommandError(f"{name} must be a whole number from {low} to {high}.")
     return value
+
+
+def what_failed(error: Exception) -> str:
+    """One clear sentence; a bug also leaves its traceback in the terminal."""
+    if is_users(error):
+        return sentence(one_line(error))
+    traceback.print_exception(error)
+    return f"Something went wrong on the server ({type(error).__name__}); its terminal says where."
 
 
 def sentence(text: str) -> str:
