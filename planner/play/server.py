@@ -167,7 +167,7 @@ class Play:
         """Take the ratings of a pair."""
         told = parsed((await body(request, MOST_TEXT, "That is too long.")).decode(errors="replace"))
         await run_in_threadpool(self.ratings.rate, str(told.get("token")), told.get("scores"))
-        return await self.summary(request)
+        return JSONResponse({"saved": True})  # and not how the clips were made: more are to be rated
 
     async def summary(self, request: Request) -> Response:
         """What all ratings come to."""

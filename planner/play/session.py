@@ -82,9 +82,10 @@ class Session:
             if source == "picture":
                 assert self.upload is not None
                 picture, _ = uploaded_picture(self.upload, stage.cfg.image_size)
-                self.play(Take(stage, picture, seed, "a picture", None, compare))
+                take = Take(stage, picture, seed, "a picture", None, compare)
             else:
-                self.play(self.from_layout(stage, seed, by, compare))
+                take = self.from_layout(stage, seed, by, compare)
+            self.play(take, job)
 
         self.submit(work)
 
@@ -154,7 +155,7 @@ class Session:
 
         def work(job: Job) -> None:
             self.send({"type": "phase", "phase": "open"})
-            self.play(opened(str(message.get("name", "")), self.studio))
+            self.play(opened(str(message.get("name", "")), self.studio, job.check), job)
 
         self.submit(work)
 
@@ -208,8 +209,11 @@ class Session:
             raise CommandError("There is no episode yet; start one.")
         return self.take
 
-    def play(self, take: Take) -> None:
-        """Put another episode in the place of the one that was played."""
+    def play(self, take: Take, job: Job) -> None:
+        """Put another episode in the place of the one that was played, unless nobody wants it any more."""
+        if job.cancelled.is_set():
+            take.close()
+        job.check()
         self.let_go()
         self.take = take
         self.send(self.episode())

@@ -10,6 +10,7 @@ export class Rate {
     Object.assign(this, { complain, pair: null, visible: false, frame: 0, playing: true });
     this.form = $("#rating");
     this.form.addEventListener("submit", (event) => { event.preventDefault(); this.save(); });
+    $("#so-far").addEventListener("toggle", (event) => { if (event.target.open) this.summarize(); });
     $("#next-pair").addEventListener("click", () => this.next());
     $("#pair-replay").addEventListener("click", () => {
       this.playing = !this.playing;
@@ -18,8 +19,7 @@ export class Rate {
     setInterval(() => { if (this.visible && this.playing) this.tick(); }, 1000 / FPS);
   }
 
-  async show() {
-    this.summarize();
+  show() {
     if (!this.pair) this.next();
   }
 
@@ -29,6 +29,7 @@ export class Rate {
       this.complain("");
       this.frame = 0;
       this.form.hidden = false;
+      $("#so-far").open = false; // it names what the clips are
       $("#rate-status").textContent = this.pair.left ? `${count(this.pair.left, "pair", "pairs")} not rated yet` : "every pair has a rating";
       $("#criteria").replaceChildren(...Object.entries(this.pair.criteria).map(([name, question]) => this.criterion(name, question)));
       this.tick();
@@ -75,7 +76,7 @@ export class Rate {
       scores[side][name] = Number(input.value);
     }
     try {
-      this.table(await post("ratings", JSON.stringify({ token: this.pair.token, scores })));
+      await post("ratings", JSON.stringify({ token: this.pair.token, scores }));
       await this.next();
       $("#rate-status").textContent = "Saved. " + $("#rate-status").textContent;
     } catch (error) {
