@@ -23,14 +23,14 @@ from PIL import Image
 pytest.importorskip("starlette", reason="the page needs the extra `play`")
 pytest.importorskip("httpx", reason="starlette's test client needs httpx")
 
-from play_room import PICK, PUT, TinyStudio, finished_run
+from play_room import INTERVAL, PICK, PUT, TinyStudio, finished_rows, finished_run
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 from tiny import SIDE, frames, make_memory, make_model, make_text
 
 from planner.play.__main__ import listening
 from planner.play.ratings import CRITERIA, Ratings
-from planner.play.runs import finished, served
+from planner.play.runs import all_runs, served
 from planner.play.server import PAGE, Play, application
 from planner.play.session import sentence
 from planner.play.studio import SHIPPED, Studio, shown_actions
@@ -542,21 +542,31 @@ def test_text_stands_out_from_its_ground():
 
 def test_finished_runs_are_listed_with_their_reports_and_tables(client, tmp_path):
     finished_run(tmp_path / "run/cube_return-1")
-    interval = {"mean": 0.1, "low": 0.0, "high": 0.2, "n": 3}
-    write_json(tmp_path / "evaluate/a/finished/do_nothing.json", {"executed": interval, "success": None})
-    write_text(tmp_path / "evaluate/b/finished/broken.json", "{")
+    rows = finished_rows(tmp_path / "evaluate/a", "theta_off", "do_nothing", "full", "own_row")
+    table = {"task": "cube_return", "unit": "m", "rows": rows}
+    write_json(tmp_path / "evaluate/a/result.json", table)
+    finished_rows(tmp_path / "evaluate/b", "random_walk")
+    write_text(tmp_path / "evaluate/c/finished/broken.json", "{")
+    write_json(tmp_path / "1/2/3/4/result.json", table)
+    write_json(tmp_path / "1/2/3/4/5/result.json", table)
     for i, text in enumerate(("[]", '{"summary": [], "parts": {}}', "[" * 100_000, '{"parts": "x"}')):
         write_text(tmp_path / f"run/odd-{i}/result.json", text)
+    write_json(tmp_path / "run/odd-5/result.json", {"rows": {"full": 3}})
     write_text(tmp_path / "run/half/config.yaml", "")
     found = {r["name"]: r for r in client.get("/runs").json()}
-    assert set(found) == {"run/cube_return-1", "evaluate/a"}
-    run, table = found["run/cube_return-1"], found["evaluate/a"]
-    assert (
-        run["unit"] == "m"
-        and run["report"] == "run/cube_return-1/report.html"
-        and run["rows"][0]["distance"]["mean"] == 0.05
-    )
-    assert table["rows"] == [{"label": "do nothing", "distance": interval, "success": None}]
+    assert set(found) == {"run/cube_return-1", "evaluate/a", "evaluate/b", "1/2/3/4", "run/odd-5"}
+    run, full, half = (found[n] for n in ("run/cube_return-1", "evaluate/a", "evaluate/b"))
+    assert run["unit"] == "m" and run["report"] == "run/cube_return-1/report.html"
+    assert [(r["label"], r["executed"]["mean"]) for r in run["rows"]] == [("temp_lora", 0.05)]
+    assert full["finished"] and not half["finished"] and half["figures"] is None and full["unit"] == "m"
+    labels = [
+        "do nothing (computed)",
+        "Temp-LoRA + slow-fast loop",
+        "diagnostic: loop weights, Θ off",
+        "own row",
+    ]
+    assert [r["label"] for r in full["rows"]] == labels and full["rows"][1]["executed"] == INTERVAL
+    assert client.get(f"/runs/{full['figures']}").json() == table
     report = client.get(f"/runs/{run['report']}")
     assert report.text == "<p>report" and report.headers["content-security-policy"].startswith("sandbox;")
     assert client.get(f"/runs/{run['media'][0]}").headers["content-type"] == "image/png"
@@ -593,7 +603,7 @@ def test_no_file_outside_the_runs_is_served(client, tmp_path):
     assert [n for n in wrong if served(runs, n)] == []
     for name in ("%2e%2e/secret.json", "..%2fsecret.json", "%2fetc%2fpasswd"):
         assert client.get(f"/runs/{name}").status_code == 404
-    assert finished(tmp_path / "nowhere") == []
+    assert all_runs(tmp_path / "nowhere") == []
 
 
 # --- ratings -------------------------------------------------------------------------------------

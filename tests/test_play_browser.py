@@ -18,7 +18,7 @@ pytest.importorskip("starlette", reason="the page needs the extra `play`")
 pytest.importorskip("playwright", reason="needs the extra `browser-test`")
 
 import uvicorn
-from play_room import PICK, PUT, TinyStudio, finished_run, navigation
+from play_room import PICK, PUT, TinyStudio, finished_rows, finished_run, navigation
 from playwright import sync_api as playwright
 from tiny import SIDE
 
@@ -59,6 +59,7 @@ def serving(studio: Studio) -> Iterator[Room]:
 @pytest.fixture
 def room(tmp_path: Path) -> Iterator[Room]:
     finished_run(tmp_path / "run/cube_return-1")
+    finished_rows(tmp_path / "evaluate/cube_return-1", "full", "do_nothing")
     with serving(TinyStudio(compose("play", [f"runs={tmp_path}", f"image_size={SIDE}", "fps=20"]))) as room:
         yield room
 
@@ -79,8 +80,8 @@ class Watched:
         )
         self.page.goto(address)
 
-    def at(self, selector: str):
-        return self.page.locator(selector)
+    def at(self, selector: str, **more):
+        return self.page.locator(selector, **more)
 
     def idle(self) -> None:
         playwright.expect(self.at("#cancel")).to_be_disabled()
@@ -163,7 +164,11 @@ def test_a_person_plays_saves_and_opens_again(watched: Watched, tmp_path: Path):
     assert w.at("#strip img").evaluate_all("images => images.map((i) => i.src)") == films
 
     w.at("#tab-runs").click()
-    expect(w.at("#runs-list article")).to_have_count(1)
+    expect(w.at("#runs-list article")).to_have_count(2)
+    table = w.at("#runs-list article", has_text="planner.evaluate")
+    expect(table.locator(".badge")).to_have_text(["planner.evaluate", "unfinished"])
+    expect(table.locator("tbody th")).to_have_text(["do nothing (computed)", "Temp-LoRA + slow-fast loop"])
+    expect(table.locator("svg circle")).to_have_count(4)  # executed and imagined, each on its interval
     w.at("#runs-list button").click()
     expect(w.page.frame_locator("#runs-list iframe").locator("p")).to_have_text("report")
     w.shot(tmp_path, "runs")

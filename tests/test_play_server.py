@@ -28,7 +28,7 @@ from benchmarks.first_chunk import play as play_episodes
 from planner.benchmark_sections import first_chunk_section
 from planner.play import server
 from planner.play.__main__ import listening
-from planner.play.runs import finished
+from planner.play.runs import all_runs
 from planner.play.server import Play, application
 from planner.play.session import Session
 from tasks.commands import CommandError, compose
@@ -202,7 +202,7 @@ def test_a_run_that_is_deleted_meanwhile_is_no_failure(tmp_path, monkeypatch):
         return text
 
     monkeypatch.setattr(Path, "read_text", read_and_gone)
-    assert {run["name"] for run in finished(tmp_path)} == {"run/a", "evaluate/b"}
+    assert {run["name"] for run in all_runs(tmp_path)} == {"run/a", "evaluate/b"}
 
 
 def test_what_a_closed_page_had_is_freed_before_others_get_theirs(play):

@@ -23,7 +23,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from planner.play.clips import data_url, write_clip
 from planner.play.guard import Guard, own_names
 from planner.play.ratings import Ratings
-from planner.play.runs import SHOWN, finished, served
+from planner.play.runs import SHOWN, all_runs, served
 from planner.play.saved import SavedError, listed
 from planner.play.session import Session, sentence, what_failed
 from planner.play.studio import Studio
@@ -148,8 +148,8 @@ class Play:
         return Response(await run_in_threadpool(made), 200, {"content-disposition": name}, CLIPS[kind])
 
     async def runs(self, request: Request) -> Response:
-        """The finished runs."""
-        return JSONResponse(await run_in_threadpool(finished, self.studio.runs))
+        """The runs of other commands."""
+        return JSONResponse(await run_in_threadpool(all_runs, self.studio.runs))
 
     async def run_file(self, request: Request) -> Response:
         """A file of a run."""
