@@ -627,17 +627,21 @@ def test_ratings_are_blind_and_summed_up_by_condition(client, tmp_path):
         assert pair["captions"] == ["start", PICK, PICK, PUT, PUT] and len(pair["a"]) == 5
         first_is_memory = pair["a"][1:] == chunks[0]["frames"]["with"] + chunks[1]["frames"]["with"]
         order = ("temp_lora", "none") if first_is_memory else ("none", "temp_lora")
-        body = {"token": pair["token"], "scores": scores(*(given[c] for c in order))}
+        body = {"token": pair["token"], "scores": scores(*(given[c] for c in order)), "rater": "Ada"}
         assert client.post("/ratings", content=json.dumps(body)).json() == {"saved": True}  # and no names
         again = client.post("/ratings", content=json.dumps(body))
         assert again.status_code == 400 and "not open any more" in again.json()["error"]
     told = client.get("/ratings").json()
     assert told["ratings"] == 4
-    for condition, value in given.items():
+    (task,) = told["tasks"]
+    assert task["task"] == "cube_return" and task["pairs"] == 1 and told["raters"] == 1
+    for condition in task["conditions"]:
         for criterion in CRITERIA:
-            assert told["conditions"][condition][criterion]["mean"] == pytest.approx(value)
+            assert condition[criterion]["mean"] == pytest.approx(given[condition["memory"]])
+    assert task["differences"][0]["quality"]["mean"] == pytest.approx(0.7)
     record = json.loads(next((tmp_path / "ratings").glob("*.json")).read_text())
-    assert {r["condition"]: r["quality"] for r in record["ratings"]} == given
+    assert {r["memory"]: r["quality"] for r in record["ratings"]} == given and record["rater"] == "Ada"
+    assert {r["weights"] for r in record["ratings"]} == {"test"}
 
 
 @pytest.mark.parametrize(

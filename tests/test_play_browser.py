@@ -29,6 +29,7 @@ from tasks.commands import compose
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 PATIENCE = 120_000  # ms; a busy machine
+MADE = ("temp_lora, weights test", "none, weights test")  # how the clips to rate were made
 
 
 FAINT = (Path(__file__).parent / "faint_texts.js").read_text()
@@ -181,12 +182,15 @@ def test_a_person_plays_saves_and_opens_again(watched: Watched, tmp_path: Path):
     for i in range(6):
         sliders.nth(i).focus()
         w.page.keyboard.press("ArrowRight")
+    w.at("#rater").fill("Ada")
     w.at("#rating [type=submit]").click()
     expect(w.at("#rate-status")).to_contain_text("Saved.")
     expect(w.at("#so-far")).not_to_have_attribute("open", "")
     expect(w.at("#summary")).to_be_empty()  # nothing names what was seen before it is asked for
     w.at("#so-far summary").click()
-    expect(w.at("#summary tbody tr")).to_have_count(2)
+    expect(w.at("#summary tbody th")).to_have_text([*MADE, f"{MADE[0]} less {MADE[1]}"])
+    expect(w.at("#summary h3")).to_have_text("cube_return: 1 rating of 1 pair")
+    expect(w.at("#summary .note")).to_contain_text("1 rating by 1 person who gave a name")
     w.shot(tmp_path, "rated")
     w.at("#next-pair").click()
     expect(w.at("#so-far")).not_to_have_attribute("open", "")

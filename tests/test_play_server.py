@@ -31,6 +31,7 @@ from planner.play.__main__ import listening
 from planner.play.runs import all_runs
 from planner.play.server import Play, application
 from planner.play.session import Session
+from planner.results import write_results
 from tasks.commands import CommandError, compose
 from tasks.files import write_json
 
@@ -228,7 +229,7 @@ def test_an_empty_host_is_not_every_host():
         listening("", 0)
 
 
-def test_the_benchmark_presses_the_buttons(address):
+def test_the_benchmark_presses_the_buttons(address, tmp_path):
     figures = play_episodes(address, 1, memory="temp_lora", simulator="expert", compare=True)
     for seconds in (figures["seconds"], figures["very_first"]):
         assert seconds["begin"] > 0
@@ -241,7 +242,15 @@ def test_the_benchmark_presses_the_buttons(address):
     origin = {"command": "c", "commit": "d", "hardware": "e", "threads": 2, "load_before": 0.1}
     shown = first_chunk_section(figures | origin)
     assert f"| first chunk: first frame | {figures['very_first']['chunk_1_first_frame']:.2f} |" in shown
-    assert shown.count("within 5 s") == 1 and "| second chunk: remembered and executed |" in shown
+    assert shown.count("within 5 s") == 1 and "| second chunk: whole |" in shown
+    assert "on the page, side by side" in shown and "*Side by side* ticked" in shown
+    assert "whole chunk, imagined without memory, learned and executed." in shown
+    alone = first_chunk_section(figures | origin | {"compare": False, "simulator": None})
+    assert "*Side by side* not ticked" in alone and "whole chunk, learned." in alone
+    write_json(tmp_path / "first_chunk.json", figures | origin | {"compare": False})
+    write_json(tmp_path / "first_chunk_compare.json", figures | origin)
+    page = write_results(tmp_path, tmp_path / "page.md").read_text()
+    assert page.count("## How long one waits on the page") == 2 and page.count("page, side by side") == 1
 
 
 def test_two_pages_go_on_with_one_saved_episode(address):

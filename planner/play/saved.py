@@ -55,6 +55,7 @@ NEWER_FIELDS: dict[str, type | tuple[type, ...]] = {  # that an episode may lack
     "precision": str,
     "inverse_dynamics": (str, type(None)),
 }
+CHOSEN = ("task", "memory", "weights_version", "source", "seed", "compare", "saved")  # that a list tells
 CHUNK_FIELDS: dict[str, type | tuple[type, ...]] = {
     "text": str,
     "seconds": dict,
@@ -137,7 +138,7 @@ def listed(runs: Path) -> list[dict[str, Any]]:
                 record = read_record(path.parent)
             except SavedError:
                 continue
-            chosen = {k: record[k] for k in ("task", "memory", "source", "seed", "compare", "saved")}
+            chosen = {k: record[k] for k in CHOSEN}
             captions = [c["text"] for c in record["chunks"]]
             out.append({"name": path.parent.name, **chosen, "captions": captions})
     return out

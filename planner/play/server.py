@@ -29,6 +29,7 @@ from planner.play.session import Session, sentence, what_failed
 from planner.play.studio import Studio
 from planner.play.worker import Worker
 from tasks.commands import CommandError
+from world_model.action_lines import ActionError
 from world_model.picture import PictureError, uploaded_picture
 
 PAGE = Path(__file__).parent / "page"
@@ -39,7 +40,7 @@ REPORT_POLICY = (  # a report holds its own pictures and style, and no script
     "sandbox; default-src 'none'; img-src 'self' data:; media-src 'self' data:; style-src 'unsafe-inline'; "
     "frame-ancestors 'self'"
 )
-MESSAGES = (CommandError, SavedError, PictureError)
+MESSAGES = (CommandError, SavedError, PictureError, ActionError)
 
 
 class Play:
@@ -166,7 +167,8 @@ class Play:
     async def rate(self, request: Request) -> Response:
         """Take the ratings of a pair."""
         told = parsed((await body(request, MOST_TEXT, "That is too long.")).decode(errors="replace"))
-        await run_in_threadpool(self.ratings.rate, str(told.get("token")), told.get("scores"))
+        token, scores, rater = str(told.get("token")), told.get("scores"), str(told.get("rater", ""))
+        await run_in_threadpool(self.ratings.rate, token, scores, rater)
         return JSONResponse({"saved": True})  # and not how the clips were made: more are to be rated
 
     async def summary(self, request: Request) -> Response:

@@ -76,7 +76,7 @@ export class Rate {
       scores[side][name] = Number(input.value);
     }
     try {
-      await post("ratings", JSON.stringify({ token: this.pair.token, scores }));
+      await post("ratings", JSON.stringify({ token: this.pair.token, scores, rater: $("#rater").value }));
       await this.next();
       $("#rate-status").textContent = "Saved. " + $("#rate-status").textContent;
     } catch (error) {
@@ -92,15 +92,32 @@ export class Rate {
     }
   }
 
-  table({ ratings, conditions }) {
+  table({ ratings, raters, tasks }) {
     const place = $("#summary");
     if (!ratings) return place.replaceChildren(el("p", { class: "note" }, "Nobody has rated anything yet."));
-    const names = Object.keys(Object.values(conditions)[0]);
-    const rows = Object.entries(conditions).map(([condition, told]) => el("tr", {}, el("th", { scope: "row" }, condition), ...names.map((name) => el("td", { class: "n" }, `${number(told[name].mean, 2)} [${number(told[name].low, 2)}, ${number(told[name].high, 2)}]`)), el("td", { class: "n" }, told[names[0]].n)));
-    const heads = ["memory", ...names, "ratings"].map((text, i) => el("th", { scope: "col", class: i ? "n" : false }, text));
+    const by = raters ? ` by ${count(raters, "person who gave a name", "people who gave names")}` : "";
     place.replaceChildren(
-      el("p", { class: "note" }, "Means from 0 to 1 with 95% intervals."),
-      el("div", { class: "scroll" }, el("table", {}, el("thead", {}, el("tr", {}, ...heads)), el("tbody", {}, ...rows))),
+      el("p", { class: "note" }, `${count(ratings, "rating", "ratings")}${by}. Means from 0 to 1, and differences within a pair, with 95% intervals over pairs; a pair that is rated again counts once.`),
+      ...tasks.flatMap((told) => this.task(told)),
     );
+  }
+
+  task({ task, ratings, pairs, conditions, differences }) {
+    const names = Object.keys(conditions[0]).filter((name) => !["memory", "weights"].includes(name));
+    const shown = ({ mean, low, high, n }, sign) => {
+      const text = (value) => (sign && value > 0 ? "+" : "") + number(value, 2);
+      return n < 2 ? text(mean) : `${text(mean)} [${text(low)}, ${text(high)}]`; // one pair has no interval
+    };
+    const made = ({ memory, weights }) => `${memory}, weights ${weights || "not recorded"}`;
+    const row = (label, told, sign) => el("tr", {}, el("th", { scope: "row" }, label), ...names.map((name) => el("td", { class: "n" }, shown(told[name], sign))), el("td", { class: "n" }, told[names[0]].n));
+    const heads = ["memory and weights", ...names, "pairs"].map((text, i) => el("th", { scope: "col", class: i ? "n" : false }, text));
+    const rows = [
+      ...conditions.map((told) => row(made(told), told, false)),
+      ...differences.map((told) => row(`${made(told.first)} less ${made(told.second)}`, told, true)),
+    ];
+    return [
+      el("h3", {}, `${task || "Task not recorded"}: ${count(ratings, "rating", "ratings")} of ${count(pairs, "pair", "pairs")}`),
+      el("div", { class: "scroll" }, el("table", {}, el("thead", {}, el("tr", {}, ...heads)), el("tbody", {}, ...rows))),
+    ];
   }
 }

@@ -36,7 +36,7 @@ export class Runs {
     const unit = run.unit ? `, ${run.unit}` : "";
     const heads = [
       el("th", { scope: "col" }, "row"),
-      el("th", { scope: "col", class: "plot" }, el("span", {}, "0"), el("span", {}, `${top}${unit}`)),
+      el("th", { scope: "col", class: "plot" }, el("span", {}, "0"), el("span", {}, `${Number(top.toPrecision(2))}${run.unit ? ` ${run.unit}` : ""}`)),
       el("th", { scope: "col", class: "n" }, el("span", { class: "executed" }, "●"), ` executed${unit}`),
       el("th", { scope: "col", class: "n" }, el("span", { class: "imagined" }, "●"), ` imagined${unit}`),
       el("th", { scope: "col", class: "n" }, "success"),
