@@ -575,7 +575,7 @@ def test_finished_runs_are_listed_with_their_reports_and_tables(client, tmp_path
 def test_no_file_outside_the_runs_is_served(client, tmp_path):
     runs = tmp_path / "runs"
     (tmp_path / "secret.json").write_text("{}")
-    for name in ("a.json", "b.npz", ".hidden.json", ".git/c.json", "d.py"):
+    for name in ("a.json", "b.npz", ".hidden.json", ".git/c.json", "d.py", "e.yaml"):
         write_text(runs / name, "{}")
     (runs / "link.json").symlink_to(tmp_path / "secret.json")
     assert served(runs, "a.json") == (runs / "a.json").resolve()
@@ -585,6 +585,7 @@ def test_no_file_outside_the_runs_is_served(client, tmp_path):
         ".git/c.json",
         "d.py",
         "link.json",
+        "e.yaml",
         "../secret.json",
         "",
         "x.json",
@@ -663,6 +664,8 @@ def test_every_option_is_read():
     code += (ROOT / "world_model/generate.py").read_text()
     options = {k for k in yaml.safe_load((ROOT / "configs/play.yaml").read_text()) if k != "defaults"}
     assert {o for o in options if not re.search(rf"cfg\.{o}\b|\"{o}\"", code)} == set()
+    told = (ROOT / "docs/play.md").read_text()
+    assert {o for o in options if f"`{o}`" not in told} == set()
 
 
 def test_navigation_has_keys():

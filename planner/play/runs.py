@@ -19,7 +19,6 @@ SHOWN = {
     ".gif": "image/gif",
     ".mp4": "video/mp4",
     ".json": "application/json",
-    ".yaml": "text/plain; charset=utf-8",
 }
 MEDIA = (".png", ".gif", ".mp4")
 MOST_MEDIA = 12  # of one run, listed

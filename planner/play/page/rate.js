@@ -109,11 +109,12 @@ export class Rate {
       return n < 2 ? text(mean) : `${text(mean)} [${text(low)}, ${text(high)}]`; // one pair has no interval
     };
     const made = ({ memory, weights }) => `${memory}, weights ${weights || "not recorded"}`;
+    const less = (first, second) => `${first.weights === second.weights ? first.memory : made(first)} less ${made(second)}`;
     const row = (label, told, sign) => el("tr", {}, el("th", { scope: "row" }, label), ...names.map((name) => el("td", { class: "n" }, shown(told[name], sign))), el("td", { class: "n" }, told[names[0]].n));
     const heads = ["memory and weights", ...names, "pairs"].map((text, i) => el("th", { scope: "col", class: i ? "n" : false }, text));
     const rows = [
       ...conditions.map((told) => row(made(told), told, false)),
-      ...differences.map((told) => row(`${made(told.first)} less ${made(told.second)}`, told, true)),
+      ...differences.map((told) => row(less(told.first, told.second), told, true)),
     ];
     return [
       el("h3", {}, `${task || "Task not recorded"}: ${count(ratings, "rating", "ratings")} of ${count(pairs, "pair", "pairs")}`),
