@@ -3,7 +3,8 @@
     python -m planner.evaluate task=cube_return episodes=50
 
 Each finished row lies in the run directory; interrupted, the same command goes on. Results go to
-``benchmarks/results/planning_<task>.json`` and, generated from it, ``docs/results.md``.
+``benchmarks/results/planning_<task>.json`` and, generated from it, ``docs/results.md``; the finished table also to
+``result.json`` in the run directory.
 """
 
 from __future__ import annotations
@@ -312,6 +313,7 @@ def run(cfg: DictConfig) -> None:
     from planner.results import write_results
 
     page = write_results(ROOT / cfg.results, ROOT / cfg.page)
+    write_json(run_dir / "result.json", result)  # last: it says that the table is finished
     print(page.read_text())
     print(f"{target}\n{page}")
 

@@ -235,7 +235,7 @@ BENCHMARKS = {
     "fast_learning.json": benchmarks.fast_learning_section,
     "long_stream_*.json": benchmarks.long_stream_section,
     "chunk_speed*.json": benchmarks.chunk_speed_section,
-    "first_chunk.json": benchmarks.first_chunk_section,
+    "first_chunk*.json": benchmarks.first_chunk_section,
 }
 
 
