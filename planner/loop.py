@@ -39,9 +39,9 @@ class PlanResult:
             chunks that were explored.
         executed: frames, actions and true positions.
         located: ``(1 + nF, N, 3)`` positions that the locator reads off the imagined frames; NaN where it
-            finds nothing that it can place.
+            finds nothing that it can place; None without a locator.
         score: of the executed episode.
-        imagined_score: of the located positions.
+        imagined_score: of the located positions, if there are any.
         errors: per action that could not be carried out, its reason.
         seconds: per part, this episode's share of the batch's time.
         effect: per chunk, how much Θ changed the predicted noise, if the memory measures it.
@@ -52,9 +52,9 @@ class PlanResult:
     plan: tuple[Subgoal, ...]
     imagined: np.ndarray
     executed: Episode
-    located: np.ndarray
+    located: np.ndarray | None
     score: Score
-    imagined_score: Score
+    imagined_score: Score | None
     errors: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
     effect: tuple[float, ...] = ()
@@ -63,7 +63,7 @@ class PlanResult:
 
 @dataclass
 class Running:
-    """One environment's record while its episode goes on."""
+    """One environment's record while its episode goes on; once the simulator ends it, the last frame stays."""
 
     env: TaskEnv
     layout: Layout
@@ -74,6 +74,7 @@ class Running:
     imagined: list[np.ndarray] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     notes: tuple[str, ...] = ()
+    over: bool = False
 
 
 class Clock:
@@ -102,19 +103,26 @@ def begin(env: TaskEnv, seed: int, decomposer: Decomposer, instruction: str | No
         layout = replace(task.layout(seed, task.moves(plan)), instruction=instruction, plan=plan)
         frame, info = env.reset(seed=seed, options={"layout": layout})
     notes = tuple(decomposed.notes)
+    if (asked := info["layout"].instruction) != layout.instruction:
+        notes += (f"the simulator asks for {asked!r}, and success is that",)
     return Running(env, layout, plan, [frame], [info["positions"]], imagined=[frame], notes=notes)
 
 
 def execute(running: Running, actions: np.ndarray) -> None:
-    """Carry out ``(F, A)`` actions; one that can't be carried out, or not to its end, leaves its reason."""
+    """Carry out ``(F, A)`` actions; one that can't be carried out, or not to its end, leaves its reason. What
+    comes after the simulator has ended the episode is not sent; an end without a reward leaves a reason, too."""
     for action in actions:
-        frame, _, _, _, info = running.env.step(action)
-        if info.get("lost"):
-            raise EpisodeLostError(f"seed {running.layout.seed} can't be scored: {info['error']}")
-        if info["error"]:
-            running.errors.append(info["error"])
+        frame, positions = running.executed[-1], running.positions[-1]
+        if not running.over:
+            frame, reward, running.over, _, info = running.env.step(action)
+            if info.get("lost"):
+                raise EpisodeLostError(f"seed {running.layout.seed} can't be scored: {info['error']}")
+            early = f"EpisodeOverError: the simulator ended the episode at action {len(running.actions) + 1}"
+            if error := info["error"] or (early if running.over and float(reward) <= 0 else None):
+                running.errors.append(error)
+            positions = info["positions"]
         running.executed.append(frame)
-        running.positions.append(info["positions"])
+        running.positions.append(positions)
         running.actions.append(np.asarray(action, np.float32))
 
 
@@ -139,7 +147,7 @@ def run_episodes(
     decomposer: Decomposer,
     world_model: WorldModel,
     inverse_dynamics: InverseDynamics,
-    locator: Locator,
+    locator: Locator | None,
     condition_on: ConditionOn = "imagined",
     instruction: str | None = None,
     on_chunk: Callable[[int, int], None] | None = None,
@@ -150,6 +158,7 @@ def run_episodes(
 
     Args:
         seeds: one per environment: its layout and every random draw.
+        locator: reads positions off imagined frames; without one, what is imagined is not measured.
         condition_on: what the next chunk starts from. ``imagined`` latents go straight into the next
             past and into fast learning, never decoded and encoded again; with ``observed`` the
             encoded camera frames replace both.
@@ -250,10 +259,13 @@ def score_executed(running: Running) -> tuple[Episode, Score]:
     return executed, task.score(executed.positions, task.released(executed), executed.names, running.plan)
 
 
-def _result(running: Running, locator: Locator) -> PlanResult:
+def _result(running: Running, locator: Locator | None) -> PlanResult:
     executed, score = score_executed(running)
     imagined = np.stack(running.imagined)
-    located, imagined_score = score_located(running.env.task, imagined, running, locator)
+    located: np.ndarray | None = None
+    imagined_score: Score | None = None
+    if locator is not None:
+        located, imagined_score = score_located(running.env.task, imagined, running, locator)
     return PlanResult(
         running.layout,
         running.plan,

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import hydra
 import numpy as np
 from omegaconf import DictConfig
 from tqdm import tqdm
@@ -20,6 +21,7 @@ from planner.loop import PlanResult, run_episodes
 from planner.parts import Parts, assemble, versions
 from planner.records import aggregate, has_result, load_result, save_result, summary_row
 from planner.report import EpisodeReport, Interval, Summary, write_report
+from tasks import Task
 from tasks.commands import CommandError, RunDir, integer, main
 from tasks.files import read_json, write_json
 from tasks.process import Stages, peak_megabytes
@@ -59,31 +61,37 @@ def run_batches(
             )
             for result in results:
                 save_result(folder, result)
-                bar.write(episode_line(result, parts.task.unit))
+                bar.write(episode_line(result, parts.task))
             bar.update(len(batch))
     finished = [load_result(folder, s) for s in seeds]
     return [r for r in finished if r is not None]
 
 
-def episode_line(result: PlanResult, unit: str) -> str:
+def episode_line(result: PlanResult, task: Task) -> str:
+    score = result.score
     ends = ", ".join(
-        f"{name} {d:.3f} {unit}" + ("" if result.score.displaced[name] else " (never moved away)")
-        for name, d in result.score.distances.items()
+        f"{name} {d:.3f} {task.unit}"
+        + ("" if score.displaced.get(name, True) else f" ({task.not_displaced})")
+        for name, d in score.distances.items()
     )
+    imagined = result.imagined_score
+    dreamt = f"; imagined {imagined.distance:.3f} {task.unit}" if imagined else ""
     errors = f"; {len(result.errors)} actions refused" if result.errors else ""
-    said = "success" if result.score.success else "missed"
-    return f"seed {result.layout.seed}: {said}: {ends}; imagined {result.imagined_score.distance:.3f} {unit}{errors}"
+    return f"seed {result.layout.seed}: {'success' if score.success else 'missed'}: {ends}{dreamt}{errors}"
 
 
-def closing_lines(total: dict[str, Any], unit: str) -> list[str]:
+def closing_lines(total: dict[str, Any], task: Task) -> list[str]:
     """What the command says last."""
-    executed, imagined, moved, success = (total[k] for k in ("executed", "imagined", "displaced", "success"))
-    details = total.get("details", {})
+    moved, success, details = total["displaced"], total["success"], total.get("details", {})
+    figures = [
+        f"{kind} {m['mean']:.3f} {task.unit} [{m['low']:.3f}, {m['high']:.3f}]"
+        for kind in ("executed", "imagined")
+        if (m := total[kind])
+    ]
     lines = [
-        f"distance  executed {executed['mean']:.3f} {unit} [{executed['low']:.3f}, {executed['high']:.3f}]   "
-        f"imagined {imagined['mean']:.3f} {unit} [{imagined['low']:.3f}, {imagined['high']:.3f}]   n={executed['n']}",
-        f"displaced {moved['share']:.0%} of {moved['n']}   "
-        f"success {success['share']:.0%} [{success['low']:.0%}, {success['high']:.0%}] of {success['n']} episodes",
+        f"{task.figure}  {'   '.join(figures)}   n={total['executed']['n']}",
+        (f"displaced {moved['share']:.0%} of {moved['n']}   " if moved else "")
+        + f"success {success['share']:.0%} [{success['low']:.0%}, {success['high']:.0%}] of {success['n']} episodes",
     ]
     said = [
         f"{k.replace('_', ' ')} {v['mean']:.3f} [{v['low']:.3f}, {v['high']:.3f}]" for k, v in details.items()
@@ -128,8 +136,8 @@ def report_of(result: PlanResult) -> EpisodeReport:
         executed_track=np.stack([e.position(n) for n in names], 1),
         imagined_track=result.located,
         executed_distances=result.score.distances,
-        imagined_distances=result.imagined_score.distances,
-        displaced=all(result.score.displaced.values()),
+        imagined_distances=result.imagined_score.distances if result.imagined_score else {},
+        displaced=all(result.score.displaced.values()) if result.score.displaced else None,
         success=result.score.success,
         seconds=result.seconds,
         notes=result.notes,
@@ -151,18 +159,14 @@ def publish(
     rows = [summary_row(r) for r in results]
     total = aggregate(rows)
 
-    def interval(value: dict[str, float] | None) -> Interval:
-        return (
-            Interval(value["mean"], value["low"], value["high"])
-            if value
-            else Interval(np.nan, np.nan, np.nan)
-        )
+    def interval(value: dict[str, float]) -> Interval:
+        return Interval(value["mean"], value["low"], value["high"])
 
     summary = Summary(
         n=len(rows),
         executed=interval(total["executed"]),
-        imagined=interval(total["imagined"]),
-        displaced=total["displaced"]["share"],
+        imagined=interval(total["imagined"]) if total["imagined"] else None,
+        displaced=total["displaced"]["share"] if total["displaced"] else None,
         success=Interval(*(total["success"][k] for k in ("share", "low", "high"))),
     )
     reports = [report_of(r) for r in results]
@@ -183,10 +187,9 @@ def publish(
     return written
 
 
-def last_words(written: dict[str, Any], run_dir: RunDir) -> str:
+def last_words(written: dict[str, Any], task: Task, run_dir: RunDir) -> str:
     """What the command says of a finished run, from its ``result.json``."""
-    unit = written["parts"]["task"].rpartition("(")[2].rstrip(")")
-    lines = [*closing_lines(written["summary"], unit), cost_line(written["cost"])]
+    lines = [*closing_lines(written["summary"], task), cost_line(written["cost"])]
     return "\n".join([*lines, f"report: {run_dir / 'report.html'}"])
 
 
@@ -203,7 +206,8 @@ def run(cfg: DictConfig) -> None:
     if finished.is_file():
         stored = read_json(finished)
         print("\n".join(f"{k:>16}  {v}" for k, v in stored["parts"].items()))
-        print(f"finished already (fresh=true runs it again)\n{last_words(stored, run_dir)}")
+        said = last_words(stored, hydra.utils.instantiate(cfg.task), run_dir)
+        print(f"finished already (fresh=true runs it again)\n{said}")
         return
     parts = assemble(cfg, min(count, episodes))
     if cfg.load_memory:
@@ -220,7 +224,7 @@ def run(cfg: DictConfig) -> None:
     written = publish(run_dir, parts, cfg, results, stages, ran)
     for env in parts.envs:
         env.close()
-    print(last_words(written, run_dir))
+    print(last_words(written, parts.task, run_dir))
 
 
 if __name__ == "__main__":

@@ -169,7 +169,7 @@ def test_the_way_out_is_observed_and_the_way_back_imagined(envs, text, tmp_path)
     assert kept is not None and summary_row(kept) == summary_row(results[0])
     total = aggregate([summary_row(r) for r in results])
     assert total["imagined_lost"]["share"] == 0 and total["details"]["path_length"]["n"] == 2
-    assert "ordered coverage" in closing_lines(total, TASK.unit)[-1]
+    assert "ordered coverage" in closing_lines(total, TASK)[-1]
     interval = Interval(1.0, 0.5, 1.5)
     summary = Summary(2, interval, interval, 1.0, Interval(0.0, 0.0, 0.8))
     reports = [report_of(r) for r in results]
