@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from envs.base import TaskEnv
+from envs.base import EpisodeLostError, TaskEnv
 from envs.collect import record
 from tasks import Episode, Layout
 
 
 def expert_episode(env: TaskEnv, layout: Layout) -> Episode:
-    """The expert's episode of a layout. Raises RuntimeError where the expert fails."""
+    """The expert's episode of a layout. Raises EpisodeLostError where the expert fails."""
     episode, error = record(env, layout)
     if episode is None:
-        raise RuntimeError(f"the expert failed at seed {layout.seed}: {error}")
+        raise EpisodeLostError(f"the expert failed at seed {layout.seed}: {error}")
     return episode
 
 
