@@ -76,11 +76,14 @@ def guidance_section(result: dict[str, Any]) -> str:
             f"| {interval(m['success'], 'share', '.0%')} | {interval(m['imagined_lost'], 'share', '.0%')} "
             f"| {sum(m['seconds_per_episode'].values()):.1f} | {m['executed']['n']} |"
         )
-    table, parts = "\n".join(lines), next(iter(result["rows"].values()))["parts"]
+    table = "\n".join(lines)
+    weights = {row["parts"]["memory"]: row["parts"]["weights"] for row in result["rows"].values()}
+    ran_on = "; ".join(f"{memory} on {folder}" for memory, folder in weights.items())
     return f"""## Guidance, and who sees Θ
 
-`{result["command"]}`; commit {result["commit"]}; {result["hardware"]}; weights {parts["weights"]}, memory
-{parts["memory"]}. Paired held-out layouts; a scale of 1 is no guidance. ModelScope's scales are 2 and 5.
+`{result["command"]}`; commit {result["commit"]}; {result["hardware"]}; {ran_on}. Paired held-out layouts; a scale of 1
+is no guidance. ModelScope's scales are 2 and 5. Only the base was trained with the past and the text left out at times,
+so that scales above 1 are outside what the loop's weights know.
 
 {table}
 """

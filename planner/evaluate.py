@@ -9,7 +9,7 @@ Each finished row lies in the run directory; interrupted, the same command goes 
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,17 +37,17 @@ from planner.instruments import (
     next_chunks,
     reading_error,
 )
-from planner.parts import Parts, assemble
+from planner.parts import Parts, assemble, open_world_model
 from planner.records import aggregate, details_of, load_result, summary_row
 from planner.run import run_batches
 from tasks import Score
-from tasks.commands import ROOT, CommandError, OptionError, RunDir, integer, main
-from tasks.files import kept_json, read_json, write_json
+from tasks.commands import ROOT, CommandError, OptionError, RunDir, integer, main, plain
+from tasks.files import kept_json, read_json, sha256_of, write_json
 from tasks.provenance import command_line, commit
 from tasks.shipped import finetuned_folder, weights_folder
 from tasks.statistics import mean_interval, share_interval
 from tasks.task import held_out_seeds
-from world_model.model import fingerprint
+from world_model.model import WorldModel, fingerprint
 from world_model.video_metrics.features import I3D
 
 BASELINES = ("do_nothing", "constant_guess", "random_walk", "true_frames")
@@ -116,6 +116,11 @@ def baseline_row(name: str, parts: Parts, seeds: Sequence[int]) -> dict[str, Any
         "displaced": share_interval([d for r in rows for d in r["displaced"].values()]),
         "success": share_interval([r["success"] for r in rows]),
         **details_of(rows),
+        **(
+            {"parts": {k: parts.header[k] for k in ("env", "inverse dynamics")}}
+            if name == "true_frames"
+            else {}
+        ),
         "episodes": rows,
     }
 
@@ -138,19 +143,33 @@ def model_row(name: str, cfg: DictConfig, seeds: Sequence[int], run_dir: RunDir)
     return {**aggregate(rows), "condition_on": row.condition_on, "parts": parts.header, "episodes": rows}
 
 
+def at_hand(row: ModelRow, cfg: DictConfig) -> bool:
+    """Whether a row's weights are given or shipped; the shipped loop's only beside the base that it began with."""
+    if row.loop and cfg.weights and not cfg.loop_weights.get(row.loop):
+        return False
+    try:
+        return bool(row_weights(row, cfg, cfg.task.name))
+    except CommandError:
+        return False
+
+
+def rows_at_hand(cfg: DictConfig) -> list[str]:
+    """Every row that can be measured with the weights at hand."""
+    return [*BASELINES, *(name for name, row in MODEL_ROWS.items() if at_hand(row, cfg))]
+
+
 def check_weights(name: str, cfg: DictConfig, run_dir: RunDir) -> None:
     """CommandError if a finished row ran on other weights than those it would run on now."""
     finished = run_dir / "finished" / f"{name}.json"
-    if name not in MODEL_ROWS or not finished.is_file():
+    if not finished.is_file():
         return
-    used = read_json(finished)["parts"]
+    used = read_json(finished).get("parts", {})
     reader = weights_folder(cfg.inverse_dynamics, cfg.task.name, "inverse_dynamics")
-    now = {
-        "weights": fingerprint(Path(row_weights(MODEL_ROWS[name], cfg, cfg.task.name))),
-        "inverse dynamics": fingerprint(reader),
-    }
+    now = {"inverse dynamics": fingerprint(reader)}
+    if name in MODEL_ROWS:
+        now["weights"] = fingerprint(Path(row_weights(MODEL_ROWS[name], cfg, cfg.task.name)))
     for part, version in now.items():
-        if not used[part].endswith(f"({version})"):
+        if part in used and not used[part].endswith(f"({version})"):
             raise CommandError(
                 f"{finished} ran with the {part} {used[part]}, now they are {version}; delete it and "
                 f"{run_dir / 'rows' / name}, or give another run_dir"
@@ -183,13 +202,16 @@ def frechet_of_rows(
         found = [load_result(run_dir / "rows" / name, s) for s in seeds]
         return column([r for r in found if r is not None])
 
-    kept = run_dir / "frechet"
+    options = sha256_of({"features": plain(cfg)["features"], "i3d": cfg.i3d, "resamples": cfg.resamples})
+    kept = run_dir / "frechet" / options[:8]
     return {n: kept_json(kept / f"{n}.json", partial(measured, n)) for n in names}
 
 
-def instruments(parts: Parts, seeds: Sequence[int], chunks: int, batch_size: int) -> dict[str, Any]:
-    """The instruments' own errors on expert episodes of held-out layouts, true and autoencoded frames; of the inverse
-    dynamics model on imagined ones, too."""
+def instruments(
+    parts: Parts, models: Mapping[str, WorldModel], seeds: Sequence[int], chunks: int, batch_size: int
+) -> dict[str, Any]:
+    """The instruments' own errors on expert episodes of held-out layouts, true and autoencoded frames; and next chunks
+    as each of some world models imagines them without memory."""
     episodes, plans = [], []
     for seed in tqdm(seeds[:50], desc="instruments", unit="episode"):
         layout = parts.task.layout(seed)
@@ -199,13 +221,28 @@ def instruments(parts: Parts, seeds: Sequence[int], chunks: int, batch_size: int
     shown["autoencoded"] = [autoencoded(parts.world_model, f) for f in shown["true"]]
     reader = parts.inverse_dynamics
     read = {k: reading_error(reader, episodes, f) for k, f in shown.items()}
-    imagined = next_chunks(parts.world_model, episodes, plans, chunks, batch_size)
-    read["imagined"] = imagined_reading_error(reader, imagined)
+    after: dict[str, Any] = {}
+    for name, model in models.items():
+        imagined = next_chunks(model, episodes, plans, chunks, batch_size)
+        read[name] = imagined_reading_error(reader, imagined)
+        errors = next_chunk_error(parts.locator, imagined)
+        after |= {name: errors["imagined"], "copied": errors["copied"]}
     return {
         "inverse_dynamics": read,
         "locate": {k: locating_error(parts.locator, episodes, f) for k, f in shown.items()},
-        "next_chunk": next_chunk_error(parts.locator, imagined),
+        "next_chunk": after,
     }
+
+
+def kept_instruments(cfg: DictConfig, parts: Parts, seeds: Sequence[int], run_dir: RunDir) -> dict[str, Any]:
+    """:func:`instruments` of the base and of the weights behind the row ``full``, kept for those weights."""
+    models = {"imagined": parts.world_model}
+    if at_hand(full := MODEL_ROWS["full"], cfg):
+        folder = Path(row_weights(full, cfg, cfg.task.name))
+        models["imagined after the loop"] = open_world_model(cfg, folder)
+    used = [m.version for m in models.values()], parts.header["inverse dynamics"], cfg.chunks
+    kept = run_dir / f"instruments-{sha256_of(used)[:8]}.json"
+    return kept_json(kept, lambda: instruments(parts, models, seeds, cfg.chunks, cfg.batch_size))
 
 
 def provenance(parts: Parts, cfg: DictConfig) -> dict[str, Any]:
@@ -224,7 +261,7 @@ def run(cfg: DictConfig) -> None:
     episodes = integer(cfg, "episodes", 1)
     for key, minimum in (("batch_size", 1), ("chunks", 1), ("seed", 0), ("resamples", 1)):
         integer(cfg, key, minimum)
-    rows = list(cfg.rows)
+    rows = rows_at_hand(cfg) if cfg.rows is None else list(cfg.rows)
     unknown = [r for r in rows if r not in (*BASELINES, *MODEL_ROWS)]
     if unknown or not rows:
         raise OptionError(f"rows={rows}: have {', '.join((*BASELINES, *MODEL_ROWS))}")
@@ -254,8 +291,7 @@ def run(cfg: DictConfig) -> None:
             continue
         check_weights(name, cfg, run_dir)
         kept_json(run_dir / "finished" / f"{name}.json", partial(table_row, name, cfg, parts, seeds, run_dir))
-    kept = run_dir / f"instruments-{cfg.chunks}.json"
-    measured = kept_json(kept, lambda: instruments(parts, seeds, cfg.chunks, cfg.batch_size))
+    measured = kept_instruments(cfg, parts, seeds, run_dir)
     found = {n: run_dir / "finished" / f"{n}.json" for n in (*BASELINES, *MODEL_ROWS)}
     table = {n: read_json(p) for n, p in found.items() if p.is_file()}
     done = [n for n in table if (run_dir / "rows" / n).is_dir()]

@@ -46,12 +46,14 @@ def next_chunks(
     chunks: int,
     batch_size: int,
 ) -> list[NextChunk]:
-    """The first ``chunks`` chunks of some episodes, each imagined from true past frames; the n-th with seed n."""
-    wanted = [
+    """``chunks`` chunks drawn from all of some episodes, each imagined from true past frames; the n-th with seed n."""
+    all_of_them = [
         (episode, segment, subgoal)
         for episode, plan in zip(episodes, plans, strict=True)
         for segment, subgoal in zip(episode.segments, plan, strict=True)
-    ][:chunks]
+    ]
+    drawn = np.random.default_rng(0).permutation(len(all_of_them))[:chunks]
+    wanted = [all_of_them[k] for k in sorted(drawn)]
     pasts = [e.frames[max(0, s.start + 1 - model.past_frames) : s.start + 1] for e, s, _ in wanted]
     made: dict[int, np.ndarray] = {}
     for length in sorted({len(p) for p in pasts}):
@@ -62,7 +64,10 @@ def next_chunks(
                 model, np.stack([pasts[k] for k in batch]), [wanted[k][2] for k in batch], batch
             )
             made |= dict(zip(batch, frames, strict=True))
-    return [NextChunk(*wanted[k], past, made[k]) for k, past in enumerate(pasts)]
+    return [
+        NextChunk(e, s, g, past, made[k])
+        for k, ((e, s, g), past) in enumerate(zip(wanted, pasts, strict=True))
+    ]
 
 
 def imagine_after(

@@ -16,6 +16,7 @@ from tasks import Task
 from tasks.commands import ROOT, CommandError, factory
 from tasks.shipped import weights_folder
 from world_model.device import pick_device, pick_dtype
+from world_model.memory.base import AnyMemory
 from world_model.model import WorldModel, fingerprint
 
 
@@ -47,6 +48,20 @@ def versions(cfg: DictConfig) -> dict[str, str]:
     return {"world_model": fingerprint(world_model), "inverse_dynamics": fingerprint(reader)}
 
 
+def open_world_model(cfg: DictConfig, folder: Path, memory: AnyMemory | None = None) -> WorldModel:
+    """The world model of a folder, with the device, precision and sampling that ``cfg`` names."""
+    device = pick_device(cfg.device)
+    return WorldModel.from_pretrained(
+        folder,
+        memory,
+        device,
+        pick_dtype(cfg.precision, device),
+        sampling_steps=cfg.sampling_steps,
+        guidance=None if cfg.guidance is None else tuple(cfg.guidance),
+        theta_in=None if cfg.theta_in is None else tuple(cfg.theta_in),
+    )
+
+
 def assemble(cfg: DictConfig, count: int) -> Parts:
     """Open every part of ``cfg``; ``count`` environments."""
     task: Task = hydra.utils.instantiate(cfg.task)
@@ -55,15 +70,7 @@ def assemble(cfg: DictConfig, count: int) -> Parts:
     memory = hydra.utils.instantiate(cfg.memory)
     device = pick_device(cfg.device)
     model_folder, reader_folder = model_folders(cfg)
-    world_model = WorldModel.from_pretrained(
-        model_folder,
-        memory,
-        device,
-        pick_dtype(cfg.precision, device),
-        sampling_steps=cfg.sampling_steps,
-        guidance=None if cfg.guidance is None else tuple(cfg.guidance),
-        theta_in=None if cfg.theta_in is None else tuple(cfg.theta_in),
-    )
+    world_model = open_world_model(cfg, model_folder, memory)
     if world_model.settings.chunk_frames != task.chunk_frames:
         raise CommandError(
             f"{model_folder} makes chunks of {world_model.settings.chunk_frames} frames, "

@@ -157,7 +157,7 @@ def next_chunk_table(result: dict[str, Any]) -> str:
             figures = [f"{m[f'{kind}_median_{u}']:.{DIGITS[u]}f} {u}" for u in units]
             cells.append(", ".join(figures) or "–")
             cells.append(f"{m[f'{kind}_lost']:.0%} of {m[f'{kind}_n']}" if figures else "–")
-        label = {"imagined": "imagined", "copied": "the last frame copied"}[name]
+        label = "the last frame copied" if name == "copied" else name
         lines.append(f"| {label} | {m['psnr']:.1f} | {''.join(f'{c} | ' for c in cells)}{m['chunks']} |")
     return "\n".join(lines)
 

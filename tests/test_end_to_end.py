@@ -146,6 +146,10 @@ def test_damaged_weights_are_one_clear_line(recipe, tmp_path):
     assert len(done.stderr.strip().splitlines()) == 1 and "broken" in done.stderr, done.stderr
 
 
+def instruments(folder: Path) -> dict:
+    return json.loads((folder / "results" / "planning_cube_return.json").read_text())["instruments"]
+
+
 @pytest.mark.slow
 def test_the_loop_and_the_planning_table(recipe):
     """Loop, then table: a finished row is kept, a row without weights is refused before anything runs."""
@@ -156,7 +160,7 @@ def test_the_loop_and_the_planning_table(recipe):
         "iterations=1", "every=1", "batch_size=1", "outer.steps=2", "memory.steps=1", "held_out_chunks=1",
     )  # fmt: skip
     options = [
-        "episodes=2", "batch_size=2", "chunks=2", f"weights={recipe['weights']}", f"results={folder}/results",
+        "episodes=4", "batch_size=4", "chunks=2", f"weights={recipe['weights']}", f"results={folder}/results",
         f"inverse_dynamics={recipe['reader']}", f"run_dir={folder}/table", f"page={folder}/results.md",
         "memories.temp_lora.steps=1", "resamples=2",
     ]  # fmt: skip
@@ -166,9 +170,11 @@ def test_the_loop_and_the_planning_table(recipe):
     command("planner.evaluate", *options, *full)
     table = json.loads((folder / "results" / "planning_cube_return.json").read_text())["rows"]
     assert set(table) == {"do_nothing", "full", "shuffled"}
-    assert len(table["full"]["effect"]) == 2 and all(e > 0 for e in table["full"]["effect"])
+    assert len(table["full"]["effect"]) == 4 and all(e > 0 for e in table["full"]["effect"])
     assert table["do_nothing"]["displaced"]["share"] == 0
     kept = (folder / "table" / "finished" / "full.json").stat().st_mtime_ns
+    assert {"imagined", "imagined after the loop"} <= set(instruments(folder)["next_chunk"])
     command("planner.evaluate", *options, "rows=[no_memory]")
+    assert set(instruments(folder)["next_chunk"]) == {"imagined", "copied"}  # of other weights, measured anew
     assert (folder / "table" / "finished" / "full.json").stat().st_mtime_ns == kept
     assert "no memory, base" in (folder / "results.md").read_text()

@@ -155,9 +155,8 @@ class Diffusion:
         Returns:
             ``(B, f_g, C, h, w)``.
         """
-        s_past, s_text = guidance
-        factors = {"uncond": 1 - s_past, "past": s_past - s_text, "text": s_text}
-        passes = [name for name, factor in factors.items() if abs(factor) > 1e-9]
+        factors = guidance_factors(guidance)
+        passes = list(factors)
         B, n_past = past.shape[:2]
         roles, pasts, texts = [], [], []
         for name in passes:
@@ -183,6 +182,13 @@ class Diffusion:
                 if progress:
                     progress(k + 1, steps)
         return z
+
+
+def guidance_factors(guidance: tuple[float, float]) -> dict[str, float]:
+    """Each pass's factor in the sum of :meth:`Diffusion.sample`; only passes that count."""
+    s_past, s_text = guidance
+    factors = {"uncond": 1 - s_past, "past": s_past - s_text, "text": s_text}
+    return {name: factor for name, factor in factors.items() if abs(factor) > 1e-9}
 
 
 class Announced:
