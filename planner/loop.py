@@ -8,11 +8,11 @@ task lets the expert explore first is not imagined: the camera's frames of it go
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -26,6 +26,28 @@ from tasks import Episode, Layout, Score, Segment, Subgoal, Task
 from world_model.model import Chunk, Rollout, WorldModel
 
 ConditionOn = Literal["imagined", "observed"]
+
+
+class SeedLostError(EpisodeLostError):
+    """An episode that must not be scored.
+
+    Attributes:
+        seed: of its layout.
+        reason: what happened.
+    """
+
+    def __init__(self, seed: int, reason: str):
+        super().__init__(f"seed {seed} can't be scored: {reason}")
+        self.seed, self.reason = seed, reason
+
+
+@contextmanager
+def losing(seed: int) -> Iterator[None]:
+    """Say whose episode is lost inside. Raises SeedLostError for EpisodeLostError."""
+    try:
+        yield
+    except EpisodeLostError as error:
+        raise SeedLostError(seed, str(error)) from None
 
 
 @dataclass(frozen=True)
@@ -90,18 +112,24 @@ class Clock:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin
 
 
+def reset(env: TaskEnv, layout: Layout) -> tuple[np.ndarray, dict[str, Any]]:
+    """The first ``(H, W, 3)`` frame of a layout and what else is known. Raises SeedLostError."""
+    with losing(layout.seed):
+        return env.reset(seed=layout.seed, options={"layout": layout})
+
+
 def begin(env: TaskEnv, seed: int, decomposer: Decomposer, instruction: str | None) -> Running:
     """Reset one environment and decompose its instruction; a given one may need another layout of the
     seed, in which what it asks for can be asked."""
     task = env.task
-    frame, info = env.reset(seed=seed, options={"layout": task.layout(seed)})
+    frame, info = reset(env, task.layout(seed))
     layout = info["layout"]  # a simulator may have words of its own for what is asked
     decomposed = decomposer.decompose(task, instruction or layout.instruction, frame)
     plan = tuple(decomposed.subgoals)
     task.check_plan(plan)
     if instruction is not None:
         layout = replace(task.layout(seed, task.moves(plan)), instruction=instruction, plan=plan)
-        frame, info = env.reset(seed=seed, options={"layout": layout})
+        frame, info = reset(env, layout)
     notes = tuple(decomposed.notes)
     if (asked := info["layout"].instruction) != layout.instruction:
         notes += (f"the simulator asks for {asked!r}, and success is that",)
@@ -110,13 +138,17 @@ def begin(env: TaskEnv, seed: int, decomposer: Decomposer, instruction: str | No
 
 def execute(running: Running, actions: np.ndarray) -> None:
     """Carry out ``(F, A)`` actions; one that can't be carried out, or not to its end, leaves its reason. What
-    comes after the simulator has ended the episode is not sent; an end without a reward leaves a reason, too."""
+    comes after the simulator has ended the episode is not sent; an end without a reward leaves a reason, too.
+
+    Raises:
+        SeedLostError: the simulator is gone.
+    """
     for action in actions:
         frame, positions = running.executed[-1], running.positions[-1]
         if not running.over:
             frame, reward, running.over, _, info = running.env.step(action)
             if info.get("lost"):
-                raise EpisodeLostError(f"seed {running.layout.seed} can't be scored: {info['error']}")
+                raise SeedLostError(running.layout.seed, info["error"])
             early = f"EpisodeOverError: the simulator ended the episode at action {len(running.actions) + 1}"
             if error := info["error"] or (early if running.over and float(reward) <= 0 else None):
                 running.errors.append(error)
@@ -126,18 +158,33 @@ def execute(running: Running, actions: np.ndarray) -> None:
         running.actions.append(np.asarray(action, np.float32))
 
 
+def execute_whole(running: Running, actions: np.ndarray) -> None:
+    """Carry out ``(F, A)`` actions of what is explored first, without which it is another episode.
+
+    Raises:
+        SeedLostError: one of them was not carried out to its end.
+    """
+    before = len(running.errors)
+    execute(running, actions)
+    if blocked := running.errors[before:]:
+        raise SeedLostError(
+            running.layout.seed, f"what is explored first was not walked to its end: {blocked[0]}"
+        )
+
+
 def explore(running: Running, k: int) -> None:
-    """Let the expert carry out chunk k of the plan."""
+    """Let the expert carry out chunk k of the plan. Raises SeedLostError where it does not come through."""
     now, home = (
         dict(zip(running.env.names, p, strict=True)) for p in (running.positions[-1], running.positions[0])
     )
-    execute(running, expert_actions(running.env.task, now, running.plan[k], home, running.plan, k))
+    execute_whole(running, expert_actions(running.env.task, now, running.plan[k], home, running.plan, k))
 
 
 def expected_ends(running: Running) -> np.ndarray:
     """``(n, H, W, 3)``: how the expert ends each chunk of an episode that has just begun; begins it anew."""
-    ends = chunk_ends(running.env, running.layout)
-    running.env.reset(seed=running.layout.seed, options={"layout": running.layout})
+    with losing(running.layout.seed):
+        ends = chunk_ends(running.env, running.layout)
+    reset(running.env, running.layout)
     return ends
 
 
@@ -166,6 +213,9 @@ def run_episodes(
         on_chunk: called with (chunks done, chunks in all).
         load_memory: a saved memory that every episode starts with; None starts with an empty one.
         save_memory: where each episode's memory is written at its start and after each chunk.
+
+    Raises:
+        SeedLostError: one of the episodes must not be scored, and so the others have come to no end.
     """
     clock = Clock()
     with clock.part("reset"):
@@ -176,13 +226,7 @@ def run_episodes(
     effects: dict[int, tuple[float, ...]] = {}
     for group in order:
         members, explored = [running[i] for i in group], shapes[group[0]][0]
-        with clock.part("encode"):
-            rollout = world_model.start(np.stack([r.executed[0] for r in members]), [seeds[i] for i in group])
-        if world_model.foresees:
-            with clock.part("foresee"):
-                rollout = world_model.foresee(rollout, np.stack([expected_ends(r) for r in members]))
-        if load_memory:
-            rollout = world_model.load_memory(rollout, load_memory)
+        rollout = _start(members, [seeds[i] for i in group], world_model, load_memory, clock)
         if save_memory:
             world_model.save_memory(rollout, save_memory)
         for k in range(len(members[0].plan)):
@@ -200,6 +244,17 @@ def run_episodes(
         results = [_result(r, locator) for r in running]
     share = {name: round(s / len(running), 4) for name, s in clock.seconds.items()}
     return [replace(r, seconds=share, effect=effects[i]) for i, r in enumerate(results)]
+
+
+def _start(
+    members: list[Running], seeds: list[int], world_model: WorldModel, load_memory: Path | None, clock: Clock
+) -> Rollout:
+    with clock.part("encode"):
+        rollout = world_model.start(np.stack([r.executed[0] for r in members]), seeds)
+    if world_model.foresees:
+        with clock.part("foresee"):
+            rollout = world_model.foresee(rollout, np.stack([expected_ends(r) for r in members]))
+    return world_model.load_memory(rollout, load_memory) if load_memory else rollout
 
 
 def _explored_chunk(

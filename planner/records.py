@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from planner.loop import PlanResult
 from tasks import Episode, Layout, Score, Segment, Subgoal
 from tasks.files import atomic_path, read_json, write_json
 from tasks.statistics import mean_interval, share_interval
+
+LEFT_OUT = "left_out"  # the folder, beside the episodes, of those that must not be scored
 
 
 def summary_row(result: PlanResult) -> dict[str, Any]:
@@ -128,6 +131,17 @@ def save_result(folder: Path, result: PlanResult) -> None:
 def has_result(folder: Path, seed: int) -> bool:
     """Whether the episode of a seed is finished."""
     return (folder / f"{seed}.json").is_file()
+
+
+def leave_out(folder: Path, seed: int, reason: str) -> None:
+    """Write down that the episode of a seed must not be scored, so that it is not tried again."""
+    write_json(folder / LEFT_OUT / f"{seed}.json", {"seed": seed, "reason": reason})
+
+
+def left_out(folder: Path, seeds: Sequence[int]) -> dict[int, str]:
+    """The seeds whose episodes must not be scored, and why."""
+    files = {seed: folder / LEFT_OUT / f"{seed}.json" for seed in seeds}
+    return {seed: str(read_json(file)["reason"]) for seed, file in files.items() if file.is_file()}
 
 
 def load_result(folder: Path, seed: int) -> PlanResult | None:
