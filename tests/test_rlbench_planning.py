@@ -13,14 +13,18 @@ import pytest
 import torch
 from tiny import make_model, make_text
 
+from envs.base import EpisodeLostError
 from envs.rlbench_env import RLBenchEnv
 from inverse_dynamics.model import InverseDynamics, InverseDynamicsConfig
+from planner.baselines import rows_of, true_frames
 from planner.decomposer.scripted import ScriptedDecomposer
+from planner.evaluate import run as evaluate
+from planner.expert_episode import expert_episode, expert_episodes
 from planner.loop import PlanResult, run_episodes
 from planner.parts import Parts
-from planner.records import load_result, save_result, summary_row
+from planner.records import left_out, load_result, save_result, summary_row
 from planner.run import episode_line, last_words, publish, run
-from tasks.commands import RunDir, compose
+from tasks.commands import CommandError, RunDir, compose
 from tasks.files import read_json
 from tasks.process import Stages
 from tasks.rlbench_task import RLBenchTask
@@ -140,12 +144,21 @@ def test_what_is_not_measured_is_null_and_left_unsaid(parts, results, tmp_path):
     assert not list((run_dir / "media").glob("*_paths.png")), "the solved flag is no place to draw"
 
 
-def test_the_command_runs_it_and_says_what_is_not_measured(parts, tmp_path, capsys):
-    parts.world_model.save_pretrained(tmp_path / "model")
-    parts.inverse_dynamics.save_pretrained(tmp_path / "reader")
-    options = ["task=rlbench", "task.variation=1", "env.display=inherit", "env.image_size=16", "memory=none",
-               f"weights={tmp_path}/model", f"inverse_dynamics={tmp_path}/reader", f"run_dir={tmp_path}/run",
-               "episodes=1", "media=0", "device=cpu"]  # fmt: skip
+# --- the commands ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def command(parts, tmp_path_factory) -> list[str]:
+    """Options of both commands."""
+    folder = tmp_path_factory.mktemp("weights")
+    parts.world_model.save_pretrained(folder / "model")
+    parts.inverse_dynamics.save_pretrained(folder / "reader")
+    return ["task=rlbench", "task.variation=1", "env.display=inherit", "env.image_size=16", "device=cpu",
+            f"weights={folder}/model", f"inverse_dynamics={folder}/reader"]  # fmt: skip
+
+
+def test_the_command_runs_it_and_says_what_is_not_measured(command, tmp_path, capsys):
+    options = [*command, f"run_dir={tmp_path}/run", "memory=oracle", "episodes=1", "media=0"]
     run(compose("run", options))
     first = capsys.readouterr().out
     assert "imagined share  not measured: nothing in configs/locator reads this task's frames" in first
@@ -153,3 +166,63 @@ def test_the_command_runs_it_and_says_what_is_not_measured(parts, tmp_path, caps
     run(compose("run", options))
     again = capsys.readouterr().out
     assert "finished already" in again and again.splitlines()[-4:] == first.splitlines()[-4:]
+
+
+def test_a_lost_seed_is_left_out_and_the_others_go_on(command, tmp_path, monkeypatch, capsys):
+    """The reader knows one layout's target alone; in the other the arm goes on, and the simulator dies of it."""
+    monkeypatch.setenv("FAKE_SIMULATOR", json.dumps({"abort_at_step": 3}))
+    options = [*command, "memory=none", "media=0", "episodes=2", "batch_size=2", f"run_dir={tmp_path}/run"]
+    run(compose("run", options))
+    first = capsys.readouterr().out
+    assert (
+        f"left out  1 of 2 episodes, which are in no figure: seed {SOLVED + 1}: SimulatorLostError" in first
+    )
+    assert "share  executed 0.000 unsolved" in first and "n=1" in first
+    assert SOLVED + 1 in left_out(tmp_path / "run/episodes", [SOLVED, SOLVED + 1])
+    written = read_json(tmp_path / "run/result.json")
+    assert list(written["left_out"]) == [str(SOLVED + 1)] and written["cost"]["episodes"] == 1
+    assert "1 of 2 episodes, which are in no figure" in (tmp_path / "run/report.html").read_text()
+    (tmp_path / "run/result.json").unlink()
+    monkeypatch.setenv("FAKE_SIMULATOR", "{}")
+    run(compose("run", options))
+    assert "left out  1 of 2 episodes" in capsys.readouterr().out, "it is not tried again by itself"
+    monkeypatch.setenv("FAKE_SIMULATOR", json.dumps({"abort_at_step": 1}))
+    with pytest.raises(
+        CommandError, match=r"no episode of 1 is left to score; the last: SimulatorLost.*left_out"
+    ):
+        run(compose("run", [*options, "episodes=1", f"run_dir={tmp_path}/none"]))
+
+
+def test_an_expert_that_fails_loses_the_episode_only(parts, monkeypatch):
+    monkeypatch.setenv("FAKE_SIMULATOR", json.dumps({"no_demo": 1}))
+    env = RLBenchEnv(TASK, display="inherit", image_size=16)
+    layout = TASK.layout(SOLVED)
+    try:
+        rows, lost = rows_of(
+            lambda x: true_frames(env, x, expert_episode(env, x), parts.inverse_dynamics), [layout]
+        )
+        assert rows == [] and "Could not collect demos" in lost[SOLVED]
+        with pytest.raises(
+            EpisodeLostError, match="none of 1 episodes of the expert is left: the expert failed"
+        ):
+            expert_episodes(env, [layout], "true videos")
+    finally:
+        env.close()
+
+
+def test_the_table_is_measured_without_a_locator(command, tmp_path):
+    rows = "rows=[do_nothing,constant_guess,true_frames,no_memory]"
+    where = [f"run_dir={tmp_path}/table", f"results={tmp_path}", f"page={tmp_path}/page.md"]
+    evaluate(compose("evaluate", [*command, *where, rows, "episodes=1", "chunks=4", "batch_size=1"]))
+    table = read_json(tmp_path / "planning_reach_target.json")
+    assert set(table["rows"]) == {"do_nothing", "true_frames", "no_memory"} and table["figure"] == "share"
+    assert [table["rows"][n]["success"]["share"] for n in ("do_nothing", "true_frames", "no_memory")] == [
+        0,
+        1,
+        1,
+    ]
+    assert "locate" not in table["instruments"]
+    assert set(table["instruments"]["next_chunk"]["imagined"]) == {"psnr", "chunks"}
+    page = (tmp_path / "page.md").read_text()
+    assert "| row | executed share, unsolved |" in page and "Left out of a row" not in page
+    assert "| no memory, base | 0.000 [0.000, 0.000] | – | – | 100%" in page
