@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from planner import benchmark_sections as benchmarks
-from planner.figures import interval
+from planner.figures import interval, signed
 from tasks.commands import ROOT
 from tasks.files import write_text
+from tasks.statistics import mean_interval, ratio_interval
 from world_model.video_tables.page import section as video_section
 
 NAMES = {
@@ -86,6 +87,39 @@ def left_out_line(result: dict[str, Any]) -> str:
         return ""
     named = "; ".join(f"{name}: {', '.join(seeds)}" for name, seeds in lost.items())
     return f"\nLeft out of a row, since the simulator or its expert failed there (n counts the others): {named}.\n"
+
+
+def paired_table(result: dict[str, Any]) -> str:
+    """The other rows against the full method on the same layouts: how much farther they end, and how many times as
+    far; empty without that row."""
+    if "full" not in result["rows"]:
+        return ""
+    ends = {
+        name: {e["seed"]: e["executed_distance"] for e in row["episodes"]}
+        for name, row in result["rows"].items()
+    }
+    lines = [
+        f"| row, paired with the full method | farther by, {result['unit']} | times as far | layouts |",
+        "|---|---|---|---|",
+    ]
+    for name in (n for n in NAMES if n in ends and n != "full"):
+        seeds = [s for s in ends["full"] if s in ends[name]]
+        if not seeds:
+            continue
+        there, full = [ends[name][s] for s in seeds], [ends["full"][s] for s in seeds]
+        by = mean_interval([a - b for a, b in zip(there, full, strict=True)])
+        times = interval(ratio_interval(there, full), form=".2f") if sum(full) > 0 else "–"
+        lines.append(f"| {NAMES[name]} | {signed(by, '.3f')} | {times} | {len(seeds)} |")
+    return "\n".join(lines) + "\n"
+
+
+def weights_line(result: dict[str, Any]) -> str:
+    """Which rows ran on which weights."""
+    rows: dict[str, list[str]] = {}
+    for name in (n for n in NAMES if n in result["rows"]):
+        if folder := result["rows"][name].get("parts", {}).get("weights"):
+            rows.setdefault(folder, []).append(name)
+    return "; ".join(f"{folder}: {', '.join(names)}" for folder, names in rows.items())
 
 
 def frechet_table(result: dict[str, Any]) -> str:
@@ -180,18 +214,20 @@ def next_chunk_table(result: dict[str, Any]) -> str:
 
 def section(result: dict[str, Any]) -> str:
     p = result["provenance"]
-    parts = "; ".join(f"{k}: {v}" for k, v in p["parts"].items() if k not in ("memory",))
+    parts = "; ".join(f"{k}: {v}" for k, v in p["parts"].items() if k not in ("memory", "weights"))
     return f"""## {result["task"]}
 
 `{p["command"]}`; commit {p["commit"]}; {p["hardware"]}; {p["episodes"]} held-out layouts, seed {p["seed"]}, the
-same in every row; one training seed. {parts}.
+same in every row; one training seed. {parts}. Weights: {weights_line(result)}.
 
 {result.get("measured", MEASURED)} Intervals: 95%, bootstrap over episodes for means, Clopper-Pearson for shares.
 Effect of Θ: how much it changes the predicted noise of the newest chunk, ‖ε with − ε without‖ / ‖ε without‖, after
 the first and after the last chunk.
 
 {planning_table(result)}
-{left_out_line(result)}{frechet_table(result)}
+{left_out_line(result)}
+{paired_table(result)}
+{frechet_table(result)}
 By length of plan, in chunks:
 
 {lengths_table(result)}

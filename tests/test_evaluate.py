@@ -67,9 +67,11 @@ def test_the_page_shows_each_row_and_the_effect_of_theta(tmp_path):
     row = {
         "executed": mean, "imagined": mean, "executed_over_displaced": None, "displaced": share, "success": share,
         "imagined_lost": share, "seconds_per_episode": {"imagine": 1.5}, "effect": [0.125, 0.25],
-        "by_chunks": {"8": {"executed": mean, "imagined": mean, "success": share}},
+        "by_chunks": {"8": {"executed": mean, "imagined": mean, "success": share}}, "parts": {"weights": "w (1)"},
+        "episodes": [{"seed": s, "executed_distance": 0.1} for s in (1, 2, 3)],
     }  # fmt: skip
     base = {k: v for k, v in row.items() if k in ("executed", "displaced", "success")} | {"imagined": None}
+    base["episodes"] = [{"seed": s, "executed_distance": 0.2} for s in (2, 3, 4)]
     measured = {k: {"true": {"median_mm": 1, "mean_mm": 2, "p90_mm": 3, "n": 4, extra: 0.5}} for k, extra in
                 (("inverse_dynamics", "gripper"), ("locate", "lost"))}  # fmt: skip
     result = {
@@ -80,6 +82,8 @@ def test_the_page_shows_each_row_and_the_effect_of_theta(tmp_path):
     (tmp_path / "planning_cube_return.json").write_text(json.dumps(result))
     page = write_results(tmp_path, tmp_path / "page.md").read_text()
     assert page.index("do nothing") < page.index("slow-fast loop**")
+    assert "do nothing (computed) | +0.100 [+0.100, +0.100] | 2.00 [2.00, 2.00] | 2 |" in page
+    assert "Weights: w (1): full." in page
     assert "12.5% → 25.0%" in page and "0.100 [0.050, 0.200]" in page
     assert "slow-fast loop** | 8 | 0.100 [0.050, 0.200]" in page
     assert "What fast learning costs" not in page and "What Θ holds" not in page

@@ -111,7 +111,9 @@ def test_a_finished_run_is_a_model_that_imagines(finished):
     assert metrics["steps"] == 4 and metrics["chunks"] == 2 and metrics["device"] == "cpu"
     rows = [json.loads(row) for row in (finished / "training/metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
-    assert all({"loss", "gradient_norm", "steps_per_second"} <= row.keys() for row in rows)
+    assert all({"loss", "gradient_norm", "steps_per_second", "seconds"} <= row.keys() for row in rows)
+    (started,) = json.loads((finished / "origin.json").read_text())
+    assert started["command"].startswith("python -m world_model.pretrain") and started["device"] == "cpu"
     model = WorldModel.from_pretrained(finished / "model")
     settings = model.settings
     assert (settings.name, settings.chunk_frames, settings.context_frames) == ("tiny", 4, 8)
@@ -446,8 +448,16 @@ def test_a_log_drops_what_was_not_saved(tmp_path):
     log.close()
     (tmp_path / "metrics.jsonl").open("a").write('{"step": 4, "lo')
     Log(tmp_path, 2).close()
-    rows = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    assert rows == ['{"step": 1, "loss": 1.0}', '{"step": 2, "loss": 2.0}']
+    rows = [json.loads(row) for row in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["loss"]) for row in rows] == [(1, 1.0), (2, 2.0)]
+
+
+def test_a_log_counts_the_seconds_before_a_resumption(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "seconds": 100.0}\n{"step": 2, "seconds": 200.0}\n')
+    log = Log(tmp_path, 1)
+    log.write(2, {"loss": 1})
+    log.close()
+    assert 100 <= json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])["seconds"] < 130
 
 
 def test_devices_and_precisions():

@@ -28,6 +28,7 @@ from tasks.commands import ROOT, CommandError, RunDir, compose
 from tasks.cube_return import CubeReturn
 from tasks.files import read_json, write_json
 from tasks.process import Stages, peak_megabytes, seconds_alive
+from world_model.diffusion import guidance_factors
 
 TASK, SEED = CubeReturn(), 1_000_000
 
@@ -270,11 +271,12 @@ def test_no_two_cells_of_the_guidance_table_compute_the_same():
 @pytest.mark.slow
 def test_a_cell_of_the_guidance_table_is_measured(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    small = ["memory.steps=1", "sampling_steps=1"]
-    guidance.main(["--episodes", "1", "--cells", "1", *small, "--json", str(tmp_path / "out.json")])
+    guidance.main(
+        ["--episodes", "1", "--cells", "1", "sampling_steps=1", "--json", str(tmp_path / "out.json")]
+    )
     ((name, row),) = read_json(tmp_path / "out.json")["rows"].items()
     assert name == guidance.CELLS[0].name and row["executed"]["n"] == 1
-    assert row["parts"]["memory"] == "temp_lora" and "guidance [1.0, 1.0]" in row["parts"]["model"]
+    assert row["parts"]["memory"] == "none" and "guidance [1.0, 1.0]" in row["parts"]["model"]
     (kept,) = (tmp_path / "runs/guidance").glob("*/episodes/*.json")
     assert kept.stem == str(SEED)
     with pytest.raises(SystemExit):

@@ -25,10 +25,11 @@ from torch import Tensor
 
 from tasks.commands import OptionError, RunDir, integer, main
 from tasks.files import write_json
+from tasks.provenance import record_origin
 from world_model.autoencoder import FrameAutoencoder
 from world_model.chunks import Batch, Focus, LatentEpisodes
 from world_model.data.footage import Footage, inlined, open_data
-from world_model.device import pick_device, pick_precision
+from world_model.device import device_name, pick_device, pick_precision
 from world_model.diffusion import Diffusion
 from world_model.model import Settings, WorldModel, local_folder
 from world_model.objective import Objective
@@ -237,6 +238,9 @@ def run(cfg: DictConfig) -> None:
     if (folder / "metrics.json").is_file():
         accelerator.print("finished already")
     else:
+        if accelerator.is_main_process:
+            name, count = device_name(accelerator.device), accelerator.num_processes
+            record_origin(run_dir.path, "world_model.pretrain", name, count)
         folder = pretrain(cfg, run_dir, accelerator, opened(cfg, accelerator))
     accelerator.print(json.dumps(json.loads((folder / "metrics.json").read_text())))
     accelerator.print(f"{folder}\nplan with it: python -m planner.run task={cfg.task.name} weights={folder}")
