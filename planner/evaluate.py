@@ -28,7 +28,7 @@ from planner.baselines import (
     rows_of,
     true_frames,
 )
-from planner.expert_episode import expert_episode
+from planner.expert_episode import expert_episode, expert_episodes
 from planner.frechet_column import FrechetColumn
 from planner.instruments import (
     autoencoded,
@@ -39,7 +39,7 @@ from planner.instruments import (
     reading_error,
 )
 from planner.parts import Parts, assemble, open_world_model
-from planner.records import aggregate, details_of, load_result, summary_row
+from planner.records import aggregate, details_of, left_out, load_result, summary_row
 from planner.run import run_batches
 from tasks import Score
 from tasks.commands import ROOT, CommandError, OptionError, RunDir, integer, main, plain
@@ -111,11 +111,16 @@ def baseline_row(name: str, parts: Parts, seeds: Sequence[int]) -> dict[str, Any
             env, layout, expert_episode(env, layout), parts.inverse_dynamics
         ),
     }
-    rows = rows_of([ways[name](layout) for layout in tqdm(layouts, desc=name, unit="episode")], seeds)
+    rows, lost = rows_of(ways[name], tqdm(layouts, desc=name, unit="episode"))
+    if not rows:
+        raise CommandError(
+            f"row {name}: no episode of {len(seeds)} is left to score; the last: {lost[seeds[-1]]}"
+        )
+    displaced = [d for r in rows for d in r["displaced"].values()]
     return {
         "executed": mean_interval([r["executed_distance"] for r in rows]),
         "imagined": None,
-        "displaced": share_interval([d for r in rows for d in r["displaced"].values()]),
+        "displaced": share_interval(displaced) if displaced else None,
         "success": share_interval([r["success"] for r in rows]),
         **details_of(rows),
         **(
@@ -123,6 +128,7 @@ def baseline_row(name: str, parts: Parts, seeds: Sequence[int]) -> dict[str, Any
             if name == "true_frames"
             else {}
         ),
+        "left_out": {str(seed): reason for seed, reason in lost.items()},
         "episodes": rows,
     }
 
@@ -142,7 +148,9 @@ def model_row(name: str, cfg: DictConfig, seeds: Sequence[int], run_dir: RunDir)
     rows = [summary_row(r) for r in results]
     for env in parts.envs:
         env.close()
-    return {**aggregate(rows), "condition_on": row.condition_on, "parts": parts.header, "episodes": rows}
+    lost = {str(s): reason for s, reason in left_out(run_dir / "rows" / name, seeds).items()}
+    named = {"condition_on": row.condition_on, "parts": parts.header, "left_out": lost}
+    return {**aggregate(rows), **named, "episodes": rows}
 
 
 def at_hand(row: ModelRow, cfg: DictConfig) -> bool:
@@ -214,11 +222,9 @@ def instruments(
 ) -> dict[str, Any]:
     """The instruments' own errors on expert episodes of held-out layouts, true and autoencoded frames; and next chunks
     as each of some world models imagines them without memory."""
-    episodes, plans = [], []
-    for seed in tqdm(seeds[:50], desc="instruments", unit="episode"):
-        layout = parts.task.layout(seed)
-        episodes.append(expert_episode(parts.envs[0], layout))
-        plans.append(layout.plan)
+    layouts = [parts.task.layout(seed) for seed in seeds[:50]]
+    shown_by_expert = expert_episodes(parts.envs[0], layouts, "instruments")
+    plans, episodes = [layout.plan for layout, _ in shown_by_expert], [e for _, e in shown_by_expert]
     shown = {"true": [e.frames for e in episodes]}
     shown["autoencoded"] = [autoencoded(parts.world_model, f) for f in shown["true"]]
     reader = parts.inverse_dynamics
@@ -229,11 +235,10 @@ def instruments(
         read[name] = imagined_reading_error(reader, imagined)
         errors = next_chunk_error(parts.locator, imagined)
         after |= {name: errors["imagined"], "copied": errors["copied"]}
-    return {
-        "inverse_dynamics": read,
-        "locate": {k: locating_error(parts.locator, episodes, f) for k, f in shown.items()},
-        "next_chunk": after,
-    }
+    found = {"inverse_dynamics": read, "next_chunk": after}
+    if parts.locator is not None:
+        found["locate"] = {k: locating_error(parts.locator, episodes, f) for k, f in shown.items()}
+    return found
 
 
 def kept_instruments(cfg: DictConfig, parts: Parts, seeds: Sequence[int], run_dir: RunDir) -> dict[str, Any]:
@@ -303,6 +308,7 @@ def run(cfg: DictConfig) -> None:
     result = {
         "task": parts.task.name,
         "unit": parts.task.unit,
+        "figure": parts.task.figure,
         "measured": parts.task.measured,
         "provenance": provenance(parts, cfg),
         "instruments": measured,

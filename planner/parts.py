@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from envs.base import TaskEnv
 from inverse_dynamics.model import InverseDynamics
-from planner.decomposer.base import Decomposer
+from planner.decomposer.base import AS_TOLD, Decomposer
 from planner.locator import Locator
 from tasks import Task
 from tasks.commands import ROOT, CommandError, factory
@@ -23,14 +23,14 @@ from world_model.sampling import sampling_options
 
 @dataclass(frozen=True)
 class Parts:
-    """Everything an episode needs, and a line of text that names each."""
+    """Everything an episode needs, and a line of text that names each; no locator where none is written."""
 
     task: Task
     envs: list[TaskEnv]
     decomposer: Decomposer
     world_model: WorldModel
     inverse_dynamics: InverseDynamics
-    locator: Locator
+    locator: Locator | None
     header: dict[str, str]
 
 
@@ -63,11 +63,6 @@ def open_world_model(cfg: DictConfig, folder: Path, memory: AnyMemory | None = N
 
 def assemble(cfg: DictConfig, count: int) -> Parts:
     """Open every part of ``cfg``; ``count`` environments."""
-    if cfg.get("locator") is None:
-        raise CommandError(
-            f"task={cfg.task.name}: nothing is known that reads positions off its frames; write a locator and "
-            "its configs/locator/TASK.yaml"
-        )
     task: Task = hydra.utils.instantiate(cfg.task)
     make_env = factory(cfg, "env")
     decomposer: Decomposer = hydra.utils.instantiate(cfg.decomposer)
@@ -91,10 +86,16 @@ def assemble(cfg: DictConfig, count: int) -> Parts:
         "weights": f"{_shown(model_folder)} ({world_model.version})",
         "memory": memory.name,
         "inverse dynamics": f"{_shown(reader_folder)} ({fingerprint(reader_folder)})",
-        "decomposer": decomposer.name,
+        "decomposer": decomposer.name if task.as_told(task.instruction) is None else AS_TOLD,
         "device": f"{device}, {cfg.precision}",
     }
-    locator = hydra.utils.instantiate(cfg.locator)(task=task, env=envs[0], reader=reader)
+    locator = None
+    if cfg.get("locator") is None:
+        header[f"imagined {task.figure}"] = (
+            "not measured: nothing in configs/locator reads this task's frames"
+        )
+    else:
+        locator = hydra.utils.instantiate(cfg.locator)(task=task, env=envs[0], reader=reader)
     return Parts(task, envs, decomposer, world_model, reader, locator, header)
 
 

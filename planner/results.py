@@ -51,13 +51,18 @@ def _effect(per_update: list[float] | None) -> str:
     return f"{per_update[0]:.1%} → {per_update[-1]:.1%}" if per_update else "–"
 
 
+def _figure(result: dict[str, Any]) -> str:
+    """What a task's episodes are measured by; results older than the key: distances."""
+    return result.get("figure", "distance")
+
+
 def planning_table(result: dict[str, Any]) -> str:
-    unit = result["unit"]
+    unit, figure = result["unit"], _figure(result)
     details = list(dict.fromkeys(d for row in result["rows"].values() for d in row.get("details", {})))
     heads = "".join(f" {d.replace('_', ' ')} |" for d in details)
     lines = [
-        f"| row | executed distance, {unit} | over displaced, {unit} | displaced | success "
-        f"| imagined distance, {unit} | lost in the imagined end | effect of Θ | n |{heads}",
+        f"| row | executed {figure}, {unit} | over displaced, {unit} | displaced | success "
+        f"| imagined {figure}, {unit} | lost in the imagined end | effect of Θ | n |{heads}",
         "|---|---|---|---|---|---|---|---|---|" + "---|" * len(details),
     ]
     for name in (n for n in NAMES if n in result["rows"]):
@@ -71,6 +76,17 @@ def planning_table(result: dict[str, Any]) -> str:
             + "".join(f" {interval(row.get('details', {}).get(d))} |" for d in details)
         )
     return "\n".join(lines)
+
+
+def left_out_line(result: dict[str, Any]) -> str:
+    """Which layouts are in no figure of which row; empty where all are in all."""
+    lost = {
+        NAMES[n]: row["left_out"] for n, row in result["rows"].items() if n in NAMES and row.get("left_out")
+    }
+    if not lost:
+        return ""
+    named = "; ".join(f"{name}: {', '.join(seeds)}" for name, seeds in lost.items())
+    return f"\nLeft out of a row, since the simulator or its expert failed there (n counts the others): {named}.\n"
 
 
 def paired_table(result: dict[str, Any]) -> str:
@@ -136,9 +152,9 @@ within this table only.
 
 def lengths_table(result: dict[str, Any]) -> str:
     """Each row's figures apart for short and long episodes."""
-    unit = result["unit"]
+    unit, figure = result["unit"], _figure(result)
     lines = [
-        f"| row | chunks | executed distance, {unit} | imagined distance, {unit} | success | n |",
+        f"| row | chunks | executed {figure}, {unit} | imagined {figure}, {unit} | success | n |",
         "|---|---|---|---|---|---|",
     ]
     for name in (n for n in NAMES if n in result["rows"]):
@@ -164,7 +180,7 @@ def instruments_table(result: dict[str, Any]) -> str:
     measured = result["instruments"]
     lines = ["| instrument | frames | median | mean | 90% | else | n |", "|---|---|---|---|---|---|---|"]
     for name, label in (("inverse_dynamics", "inverse dynamics"), ("locate", "locator")):
-        for frames, m in measured[name].items():
+        for frames, m in measured.get(name, {}).items():
             unit = next(k.removeprefix("median_") for k in m if k.startswith("median_"))
             said = {"gripper": "gripper", "keys": "all keys", "lost": "not found"}
             other = ", ".join(f"{text} {m[k]:.2%}" for k, text in said.items() if k in m)
@@ -209,7 +225,7 @@ Effect of Θ: how much it changes the predicted noise of the newest chunk, ‖ε
 the first and after the last chunk.
 
 {planning_table(result)}
-
+{left_out_line(result)}
 {paired_table(result)}
 {frechet_table(result)}
 By length of plan, in chunks:

@@ -86,6 +86,11 @@ def test_the_page_shows_each_row_and_the_effect_of_theta(tmp_path):
     assert "Weights: w (1): full." in page
     assert "12.5% → 25.0%" in page and "0.100 [0.050, 0.200]" in page
     assert "slow-fast loop** | 8 | 0.100 [0.050, 0.200]" in page
+    assert "Left out of a row" not in page
+    result["rows"]["full"] |= {"left_out": {"7": "SimulatorLostError: gone", "9": "the expert failed"}}
+    (tmp_path / "planning_cube_return.json").write_text(json.dumps(result))
+    shorter = write_results(tmp_path, tmp_path / "page.md").read_text()
+    assert "(n counts the others): **Temp-LoRA + slow-fast loop**: 7, 9." in shorter
     assert "What fast learning costs" not in page and "What Θ holds" not in page
 
 

@@ -15,7 +15,7 @@ from tiny import frames, make_memory, make_model, make_text
 from envs.doom import DoomEnv
 from envs.tabletop import TabletopEnv
 from inverse_dynamics.model import InverseDynamics, InverseDynamicsConfig
-from planner.baselines import do_nothing, has_row, random_walk, true_frames
+from planner.baselines import do_nothing, has_row, random_walk, rows_of, true_frames
 from planner.decomposer.scripted import ScriptedDecomposer
 from planner.expert_episode import expert_episode
 from planner.frechet_column import FrechetColumn
@@ -28,7 +28,7 @@ from planner.instruments import (
 )
 from planner.locate import CubeLocator
 from planner.locate_path import PathLocator
-from planner.loop import PlanResult, run_episodes
+from planner.loop import PlanResult, Running, SeedLostError, explore, reset, run_episodes
 from planner.records import aggregate, load_result, save_result, summary_row
 from planner.report import Interval, Summary, write_report
 from planner.run import closing_lines, report_of
@@ -169,13 +169,37 @@ def test_the_way_out_is_observed_and_the_way_back_imagined(envs, text, tmp_path)
     assert kept is not None and summary_row(kept) == summary_row(results[0])
     total = aggregate([summary_row(r) for r in results])
     assert total["imagined_lost"]["share"] == 0 and total["details"]["path_length"]["n"] == 2
-    assert "ordered coverage" in closing_lines(total, TASK.unit)[-1]
+    assert "ordered coverage" in closing_lines(total, TASK)[-1]
     interval = Interval(1.0, 0.5, 1.5)
     summary = Summary(2, interval, interval, 1.0, Interval(0.0, 0.0, 0.8))
     reports = [report_of(r) for r in results]
     page = write_report(tmp_path, {}, summary, reports, None, TASK, media=1, walls=envs[0].walls).read_text()
     assert "from the waypoints on average" in page and "waypoint 1: " in page and "From above" in page
     assert len(list((tmp_path / "media").glob("*_paths.png"))) == 1
+
+
+def test_a_way_out_that_is_blocked_is_never_scored(envs):
+    """Straight on for ever ends at a wall."""
+    env, layout = envs[0], TASK.layout(1_000_000)
+    frame, info = reset(env, layout)
+    straight = (TASK.subgoal("go", "agent", "forward"),) * 12
+    running = Running(env, layout, straight, [frame], [info["positions"]])
+    with pytest.raises(
+        SeedLostError, match="seed 1000000 can't be scored: what is explored first was"
+    ) as lost:
+        for k in range(12):
+            explore(running, k)
+    assert lost.value.seed == 1_000_000 and "Blocked" in lost.value.reason
+    episode = expert_episode(env, layout)
+    wrong = np.repeat(
+        SPEC.to_vector(dict.fromkeys(SPEC.names, 0.0) | {"forward": 1.0})[None], len(episode.actions), 0
+    )
+    with pytest.raises(SeedLostError, match="Blocked"):
+        true_frames(env, layout, replace(episode, actions=wrong), reader_of())
+    rows, reasons = rows_of(
+        lambda x: true_frames(env, x, replace(episode, actions=wrong), reader_of()), [layout]
+    )
+    assert rows == [] and list(reasons) == [1_000_000]
 
 
 def test_baselines_begin_where_the_way_out_ends(envs):

@@ -138,7 +138,7 @@ def test_the_result_is_written_last_and_says_what_it_cost(tmp_path, parts, resul
     written = publish(run_dir, parts, cfg, [result], stages, ran=1)
     assert read_json(run_dir / "result.json") == written
     assert set(written["cost"]["seconds"]) == {"start", "report"} and written["cost"]["peak_mb"] > 100
-    page, said = (run_dir / "report.html").read_text(), last_words(written, run_dir)
+    page, said = (run_dir / "report.html").read_text(), last_words(written, TASK, run_dir)
     assert "peak memory" in page and result.layout.instruction in page and "Instructions such as" not in page
     assert cost_line(written["cost"]) in said and said.endswith("report.html")
     assert "start " in said and "peak memory" in said and "distance  executed" in said
