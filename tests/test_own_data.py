@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from footage import grey, numbers, write_lerobot, write_mp4
 from omegaconf import OmegaConf
@@ -184,9 +185,24 @@ def test_a_broken_dataset_is_named(tmp_path):
     (folder / "meta/info.json").write_text(json.dumps(info | {"codebase_version": "v2.1"}))
     with pytest.raises(DataError, match=r"is a LeRobotDataset v2.1; convert it to v3.0 with LeRobot"):
         open_data(str(folder), CHUNK)
-    (folder / "meta/info.json").write_text("{")
-    with pytest.raises(DataError, match=r"info.json is no LeRobotDataset's"):
-        open_data(str(folder), CHUNK)
+    for text in ("{", "[]", json.dumps(info | {"features": []})):
+        (folder / "meta/info.json").write_text(text)
+        with pytest.raises(DataError, match=r"info.json is no LeRobotDataset's"):
+            open_data(str(folder), CHUNK)
+
+
+def test_a_picture_with_a_flipped_bit_is_named(tmp_path):
+    folder = write_lerobot(tmp_path / "robot", (12,), 10, False, ("go",))
+    file = folder / "data/chunk-000/file-000.parquet"
+    table = pq.read_table(file)
+    at = table.column_names.index("observation.images.top")
+    pictures = table[at].to_pylist()
+    png = bytearray(pictures[0]["bytes"])
+    png[11] ^= 1  # the length of IHDR: Pillow raises ValueError
+    pictures[0]["bytes"] = bytes(png)
+    pq.write_table(table.set_column(at, table.schema.field(at), [pictures]), file)
+    with pytest.raises(DataError, match=r"file-000.parquet: episode 0 frame 0 is no picture"):
+        open_data(str(folder), CHUNK)[0]
 
 
 # --- several sources ---------------------------------------------------------------------------
