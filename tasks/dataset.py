@@ -163,7 +163,7 @@ class DatasetWriter:
                 raise DatasetError(
                     f"{self.partial} belongs to another collection ({differ}); delete it or give another path"
                 )
-        elif any(self.partial.iterdir()):
+        elif any(not (p.is_dir() or p.match(".*.tmp")) for p in self.partial.rglob("*")):
             raise DatasetError(f"{self.partial} was not made by this command; delete it or give another path")
         write_json(identity, config)
         while (meta := self.partial / "meta/episodes" / group_file(self._files)).is_file():

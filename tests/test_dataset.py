@@ -152,6 +152,13 @@ def test_an_interrupted_collection_ends_as_an_uninterrupted_one(dataset, tmp_pat
     assert not (tmp_path / "again.partial").exists()
 
 
+def test_a_collection_killed_before_it_had_a_name_goes_on(dataset, tmp_path):
+    meta = tmp_path / "again.partial/meta"
+    meta.mkdir(parents=True)
+    (meta / ".collection.json.1.tmp").write_text('{"epi')  # what a kill inside the very first write leaves
+    assert files(write(tmp_path / "again", 5)) == files(dataset)
+
+
 def test_a_partial_dataset_of_another_config_is_left_alone(tmp_path):
     DatasetWriter(tmp_path / "d", 4, ACTIONS, {"episodes": 5}).close()
     before = files(tmp_path)
