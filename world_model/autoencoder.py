@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tasks.files import write_json
+from world_model.opening import open_network
 
 SETTINGS = "frames.json"
 PIXELS_AT_ONCE = 1 << 20  # of frames in one pass of the network: 256 frames of 64 x 64, 16 of 256 x 256
@@ -116,21 +117,10 @@ class FrameAutoencoder(nn.Module):
             raise ValueError(
                 f"{folder}: no such folder; expected an autoencoder that train_autoencoder saved"
             )
-        try:
-            vae, info = AutoencoderKL.from_pretrained(folder, torch_dtype=dtype, output_loading_info=True)
-        except Exception as error:  # many types for a damaged folder
-            raise ValueError(f"{folder} can't be opened ({type(error).__name__}: {error})") from None
-        require_all(info)
+        vae = open_network(AutoencoderKL, Path(folder), torch_dtype=dtype)
         path = Path(folder) / SETTINGS
         settings = json.loads(path.read_text()) if path.is_file() else {}
         return cls(vae, **settings).eval().requires_grad_(False)
-
-
-def require_all(info: dict[str, list[str]]) -> None:
-    """Raise ValueError if diffusers left a tensor of the network as drawn, or one of the file unused."""
-    for what in ("missing_keys", "unexpected_keys"):
-        if keys := sorted(info[what]):
-            raise ValueError(f"{len(keys)} {what.replace('_keys', ' tensors')}, e.g. {keys[0]}")
 
 
 class Reconstruct:
