@@ -224,6 +224,18 @@ def test_a_dataset_of_ours_alone_stays_as_it_is_and_among_others_gives_size_and_
     assert slower.frames.shape[1:] == (32, 32, 3)
 
 
+def test_a_fingerprint_follows_the_frames(mine):
+    def told(**more: object) -> str:
+        return open_data({"sources": [str(mine)], **more}, CHUNK).fingerprint()
+
+    first = told()
+    assert first == told() and len({first, told(fps=6), told(image_size=32), told(clip_chunks=1)}) == 4
+    (mine / "a.txt").write_text("0 2 pick up the cube\n0:02 4 put it down\n")
+    shorter = told()
+    write_mp4(mine / "a.mp4", 255 - grey(60), 12)
+    assert len({first, shorter, told()}) == 3
+
+
 def test_sources_may_stand_in_a_file(tmp_path, videos):
     file = tmp_path / "mix.yaml"
     told = {"sources": [{"path": str(videos), "weight": 2}], "fps": 6, "image_size": 16}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -97,6 +98,14 @@ class FrameAutoencoder(nn.Module):
                 ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
             )
         return torch.cat(frames).numpy()
+
+    def fingerprint(self) -> str:
+        """sha256 of the weights and of how frames go in and latents come out."""
+        shift = [float(v) for v in self.shift.flatten()]
+        digest = hashlib.sha256(repr((self.unshuffle, shift, self.scale)).encode())
+        for name, tensor in sorted(self.vae.state_dict().items()):
+            digest.update(name.encode() + tensor.float().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a diffusers folder, and beside it how frames go in and latents come out."""
