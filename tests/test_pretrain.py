@@ -19,13 +19,14 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from diffusers import UNet3DConditionModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny import (
     CAPTIONS,
     WIDTH,
     frames,
     make_autoencoder,
     make_dataset,
+    make_episode,
     make_scheduler,
     make_text,
     make_unet,
@@ -34,7 +35,8 @@ from tiny import (
 from torch import nn
 
 from tasks.commands import OptionError, compose, main
-from tasks.dataset import load_episodes
+from tasks.dataset import DatasetWriter, load_episodes
+from world_model.autoencoder import FrameAutoencoder
 from world_model.chunks import Focus, LatentEpisodes, change_weight
 from world_model.device import pick_device, pick_precision
 from world_model.diffusion import Diffusion
@@ -354,12 +356,39 @@ def test_episodes_that_do_not_fit(data, episodes, tmp_path):
         episodes.allowed(1, 5)
     with pytest.raises(ValueError, match="the dataset holds no episodes"):
         LatentEpisodes(load_episodes(data), make_autoencoder(), [])
-    cache = tmp_path / "latents.safetensors"
-    first = LatentEpisodes(load_episodes(data), make_autoencoder(), [0, 1], cache)
+
+
+def test_latents_are_kept_for_the_same_data_and_autoencoder_alone(data, tmp_path, capsys):
+    cache, autoencoder = tmp_path / "latents.safetensors", make_autoencoder()
+    first = LatentEpisodes(load_episodes(data), autoencoder, [0, 1], cache)
+    written = cache.stat().st_mtime_ns
     again = LatentEpisodes(load_episodes(data), make_autoencoder(), [0, 1], cache)
     assert all(torch.equal(a, b) for a, b in zip(first.latents, again.latents, strict=True))
-    with pytest.raises(ValueError, match=r"22 latents, the data 31 frames; delete that file"):
-        LatentEpisodes(load_episodes(data), make_autoencoder(), [0, 1, 2], cache)
+    assert cache.stat().st_mtime_ns == written
+    writer = DatasetWriter(tmp_path / "others", 5, ("x", "gripper"))
+    for seed, count in enumerate((2, 3)):  # as many frames, other pictures
+        writer.append(make_episode(count, seed=10 + seed))
+    others = load_episodes(writer.finish())
+    assert others.lengths.tolist() == load_episodes(data).lengths[:2].tolist()
+    shifted = FrameAutoencoder(autoencoder.vae, 2, [0.2, -0.2, 0.0, 0.3], 1.5)
+    trained = make_autoencoder()
+    trained.vae.decoder.conv_out.bias.data += 1
+    for episodes, dataset, network in (
+        ([0, 1], others, autoencoder),
+        ([0, 2], load_episodes(data), autoencoder),
+        ([0, 1], load_episodes(data), shifted),
+        ([0, 1], load_episodes(data), trained),
+    ):
+        with pytest.raises(CheckpointError, match=f"{cache} is made of other data, or by another autoenc"):
+            LatentEpisodes(dataset, network, episodes, cache)
+    assert cache.stat().st_mtime_ns == written and capsys.readouterr().out == ""
+
+    save_file({"latents": torch.zeros_like(load_file(cache)["latents"])}, cache)  # as older versions wrote it
+    anew = LatentEpisodes(load_episodes(data), autoencoder, [0, 1], cache)
+    assert f"{cache} does not say what it was made of" in capsys.readouterr().out
+    assert all(torch.equal(a, b) for a, b in zip(first.latents, anew.latents, strict=True))
+    LatentEpisodes(load_episodes(data), autoencoder, [0, 1], cache)
+    assert capsys.readouterr().out == ""
 
 
 def test_change_weight(episodes):
