@@ -41,16 +41,18 @@ SECONDS = 300  # for one import or one picture, on a slow disk
 
 @dataclass(frozen=True)
 class Finding:
-    """What is known of one backend: what it is, what is wrong (nothing: it is ready), what to run."""
+    """What is known of one backend: what it is, what is wrong (nothing: it is ready), what to run, what to know."""
 
     backend: str
     about: str
     problems: tuple[str, ...] = ()
     lines: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def text(self) -> str:
         state = f"missing  {'; '.join(self.problems)}" if self.problems else f"ready    {self.about}"
-        return "\n".join([f"{self.backend:<10} {state}", *(f"            {line}" for line in self.lines)])
+        below = [*(f"note: {note}" for note in self.notes), *self.lines]
+        return "\n".join([f"{self.backend:<10} {state}", *(f"            {line}" for line in below)])
 
 
 # --- the embedded simulators -------------------------------------------------------------------
@@ -198,7 +200,7 @@ def rlbench_problems(found: dict[str, Any], python: str) -> list[str]:
 
 
 def minerl(python: str) -> Finding:
-    """MineRL 1.0 and its Minecraft, a JDK 8, old enough gym and numpy, a display."""
+    """MineRL 1.0 and its Minecraft, a JDK 8, an old enough gym, a display."""
     problems, lines = [], []
     found = probe(python, ("minerl",), {"MALMO_MINECRAFT_OUTPUT_LOGDIR": os.devnull})
     wrong = [found] if isinstance(found, str) else minerl_problems(found, python)
@@ -211,8 +213,20 @@ def minerl(python: str) -> Finding:
             "python -m envs.doctor minerl=$(conda run -n slowfast-minerl which python)",
         ]
     add_display(problems, lines)
-    about = "" if isinstance(found, str) else f"MineRL {found['versions']['minerl']} under {python}"
-    return Finding("minerl", about, tuple(problems), tuple(lines))
+    if isinstance(found, str):
+        return Finding("minerl", "", tuple(problems), tuple(lines))
+    about = f"MineRL {found['versions']['minerl']} under {python}"
+    return Finding("minerl", about, tuple(problems), tuple(lines), tuple(minerl_notes(found)))
+
+
+def minerl_notes(found: dict[str, Any]) -> list[str]:
+    """What differs from MineRL's metadata and yet runs."""
+    numpy = found["versions"]["numpy"] or "0"
+    if not found["versions"]["minerl"] or numbers(numpy) < (1, 24):
+        return []
+    return [
+        f"numpy {numpy}: MineRL 1.0's metadata ask for less than 1.24, its Python runs on 2.4 all the same"
+    ]
 
 
 def minerl_problems(found: dict[str, Any], python: str) -> list[str]:
@@ -222,8 +236,6 @@ def minerl_problems(found: dict[str, Any], python: str) -> list[str]:
         problems.append(f"MineRL {versions['minerl']} can't be built any more; expected 1.0 from git")
     if versions["gym"] and not (0, 19) <= numbers(versions["gym"]) <= (0, 23, 99):
         problems.append(f"gym {versions['gym']}: MineRL 1.0 takes 0.19 to 0.23.1")
-    if versions["minerl"] and numbers(versions["numpy"] or "0") >= (1, 24):
-        problems.append(f"numpy {versions['numpy']}: MineRL 1.0 asks for less than 1.24")
     folder = found["files"].get("minerl")
     if folder and not (Path(folder) / "MCP-Reborn/launchClient.sh").is_file():
         problems.append(f"Minecraft was not built: no {folder}/MCP-Reborn/launchClient.sh")

@@ -9,9 +9,11 @@ unwrapped. Where the path leads is the world's affair: a hill or a tree that sto
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,9 @@ DIED = "the agent died and the episode is over; reset it first"
 OUT_OF_TIME = "the time limit is reached and the episode over; reset it first"
 BLOCKED = 0.25  # of a stride: a step that gets less far was stopped; the first of a walk is slow
 SNEAK = 0.3  # of walking speed
+TICK = 4.317 / 20  # blocks that Minecraft walks in one game tick
+STRIDE_OFF = 0.05  # of the task's stride: what a step may walk more or less
+ENTRY = re.compile(r"\./saves/[^/]+/")  # how a saved world's zip begins; Java reads the world's name off it
 SETTLE = 20  # ticks after a reset, in which the agent lands
 
 
@@ -44,6 +49,23 @@ def java_variables(python: str | None) -> dict[str, str]:
     found = {"PATH": os.pathsep.join([folder, os.environ.get("PATH", "")])}
     javac = Path(folder) / "javac"
     return {**found, "JAVA_HOME": str(javac.resolve().parents[1])} if javac.exists() else found
+
+
+def check_world(world: str) -> None:
+    """ValueError unless ``world`` is a zip of a saved world that Minecraft will find."""
+    if not Path(world).is_file():
+        raise ValueError(f"env.world={world}: no such file; expected the zip of a saved world")
+    if not zipfile.is_zipfile(world):
+        raise ValueError(
+            f"env.world={world} is no zip; expected one of a saved world, entries ./saves/NAME/…"
+        )
+    with zipfile.ZipFile(world) as packed:
+        first = next(iter(packed.namelist()), "")
+    if not ENTRY.match(first):
+        raise ValueError(
+            f"env.world={world} begins with the entry {first!r}; expected ./saves/NAME/… (Python's ZipFile.write and "
+            "`zip` leave out the ./; ZipFile.writestr keeps it)"
+        )
 
 
 class MineRLEnv(RemoteEnv):
@@ -87,8 +109,8 @@ class MineRLEnv(RemoteEnv):
         step_timeout: float = 60.0,
         render_mode: str | None = "rgb_array",
     ):
-        if world is not None and not Path(world).is_file():
-            raise ValueError(f"env.world={world}: no such file; expected the zip of a saved world")
+        if world is not None:
+            check_world(world)
         wanted = {
             "biome": biome,
             "world": os.path.abspath(world) if world else None,
@@ -122,6 +144,12 @@ class MineRLEnv(RemoteEnv):
             )
         if ticks < 1 or time_limit < 1:
             raise ValueError(f"env.ticks={ticks}, env.time_limit={time_limit}: expected at least 1 each")
+        if abs(ticks * TICK - self.task.stride) > STRIDE_OFF * self.task.stride:
+            near = round(self.task.stride / TICK)
+            raise ValueError(
+                f"env.ticks={ticks} walks {ticks * TICK:.2f} blocks a step, task.stride={self.task.stride:g}: "
+                f"expected env.ticks={near} and a stride near {near * TICK:.2f}"
+            )
         self.name, self.names = f"{self.backend} ({self.about}, {wanted['biome']})", (AGENT,)
         self.ticks, self.time_limit = ticks, time_limit
         self._wanted = {"image_size": image_size, "render_size": render_size, **wanted}

@@ -15,6 +15,10 @@ NOT_BEGUN = "no episode has begun; reset it first"
 LOST = "the simulator was lost and the episode is over; reset it first"
 
 
+class RefusedError(EpisodeLostError):
+    """The simulator can't begin this episode, and is ready for another."""
+
+
 class RemoteEnv(TaskEnv):
     """A TaskEnv whose simulator answers calls in a process of its own.
 
@@ -64,7 +68,8 @@ class RemoteEnv(TaskEnv):
         """Make a call that begins an episode; with ``again`` a simulator that fails at it is started anew once.
 
         Raises:
-            EpisodeLostError: the simulator refuses.
+            RefusedError: the simulator answers that it can't; it lives on.
+            EpisodeLostError: the call raised an error in it.
             WorkerError: it can't be started, or dies or hangs of the call.
         """
         self._over = NOT_BEGUN
@@ -83,6 +88,10 @@ class RemoteEnv(TaskEnv):
             except WorkerError:
                 if last:
                     raise
+        if "refused" in reply:
+            raise RefusedError(
+                f"env={self.worker.name} can't {call} seed {data.get('seed')}: {reply['refused']}"
+            )
         self._over = ""
         self._see(seen)
         return reply, seen

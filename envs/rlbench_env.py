@@ -8,13 +8,14 @@ and actions stand in RLBench's axes with the origin on the table under the robot
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from envs.base import EpisodeLostError
-from envs.remote import LOST, RemoteEnv
+from envs.remote import LOST, RefusedError, RemoteEnv
 from envs.tabletop import CAMERA_ELEVATION, METRES_PER_PIXEL_64, RGBA
 from envs.wire import Arrays
 from envs.worker import CallError, Worker, WorkerError, display_prefix
@@ -27,8 +28,10 @@ ADVICE = (
     "`python -m envs.doctor` prints the lines that install it, env.python=PATH names the interpreter that has "
     "it, and env=tabletop runs without it"
 )
+CAMERAS = ("front", "overhead", "left_shoulder", "right_shoulder")
 CAMERA_DISTANCE = 1.3  # m: inside RLBench's room
 BLOCKED = 0.01  # m: a tip that stops farther off was held up
+DEMONSTRATIONS = 10  # tries: RLBench's planner draws anew each time
 SOLVED = "the task is solved and the episode over; reset it first"
 
 
@@ -101,6 +104,8 @@ class RLBenchEnv(RemoteEnv):
             )
         if model not in ("code", "stack_blocks"):
             raise ValueError(f"env.model={model}: expected code or stack_blocks")
+        if camera not in CAMERAS:
+            raise ValueError(f"env.camera={camera}: expected {', '.join(CAMERAS[:-1])} or {CAMERAS[-1]}")
         self.names = (*self.task.vocabulary.objects, "gripper")
         self._wanted = {
             "task": self._described(self.task, model),
@@ -158,12 +163,12 @@ class RLBenchEnv(RemoteEnv):
             repeated. The episode is at its beginning again.
 
         Raises:
-            EpisodeLostError: RLBench finds no demonstration, or one longer than the task's chunks.
+            EpisodeLostError: RLBench finds no demonstration in ``DEMONSTRATIONS`` tries, or one longer than the
+                task's chunks.
         """
         if not isinstance(self.task, RLBenchTask):
             return None
-        _, seen = self._begin("demonstrate", *self._begun, again=False)
-        actions, room = seen["actions"], self.task.chunks * self.task.chunk_frames
+        actions, room = self._demonstrated(), self.task.chunks * self.task.chunk_frames
         if len(actions) > room:
             raise EpisodeLostError(
                 f"the demonstration has {len(actions)} key poses; task.chunks give room for {room}"
@@ -172,6 +177,13 @@ class RLBenchEnv(RemoteEnv):
         return self.action_spec.clip(padded)
 
     # --- the worker --------------------------------------------------------------------------
+
+    def _demonstrated(self) -> np.ndarray:
+        """``(K, 8)`` key poses; a try that fails is made again from the same layout, as it often succeeds then."""
+        for _ in range(DEMONSTRATIONS - 1):
+            with suppress(RefusedError):
+                return self._begin("demonstrate", *self._begun, again=False)[1]["actions"]
+        return self._begin("demonstrate", *self._begun, again=False)[1]["actions"]
 
     def _described(self, task: Task, model: str) -> dict[str, Any]:
         """The task as the worker builds it."""
@@ -197,6 +209,13 @@ class RLBenchEnv(RemoteEnv):
             if error.kind == "UnknownTaskError":
                 raise ValueError(f"task.name={self.task.name}: {error.message}") from None
             raise WorkerError(f"env=rlbench can't start: {error}; {ADVICE}") from None
+        variation = getattr(self.task, "variation", None)
+        if variation is not None and not 0 <= variation < reply["variations"]:
+            self.worker.close()
+            raise ValueError(
+                f"task.variation={variation}: {self.task.name} has {reply['variations']}; expected 0 to "
+                f"{reply['variations'] - 1}, or null to draw one"
+            )
         size = self._frame.shape[0]
         placed = arrays["view"]
         self.camera = Camera(placed[:3, 3], placed[:3, :3], float(arrays["fovy"]), size, size)

@@ -37,7 +37,7 @@ from rlbench.utils import name_to_task_class
 
 VERSION = rlbench.__version__
 REFUSED = (InvalidActionError, ConfigurationPathError, IKError)
-NOT_PLACED = TaskEnvironmentError
+NOT_PLACED = (TaskEnvironmentError,)
 CAMERAS = {
     "front": "cam_front",
     "overhead": "cam_overhead",

@@ -65,13 +65,19 @@ class Simulator:
         }
 
     def reset(self, data: dict[str, Any], arrays: Arrays) -> Reply:
-        """Begin an episode. ``data``: ``seed``, ``variation`` or None, ``asked``; ``arrays``: ``starts``."""
+        """Begin an episode, or say in ``refused`` that RLBench finds no room for its things.
+
+        ``data``: ``seed``, ``variation`` or None, ``asked``; ``arrays``: ``starts``.
+        """
         if self.cubes is not None:
             starts = arrays["starts"] + self.origin
             self.cubes.starts = dict(zip(self.cubes.cubes, starts, strict=True))
             self.cubes.asked = list(data["asked"])
         self._seed(data)
-        descriptions, observation = self.task.reset()
+        try:
+            descriptions, observation = self.task.reset()
+        except scene.NOT_PLACED as error:
+            return {"refused": said(error)}, {}
         self.solved = False
         return self._answer(observation, descriptions=[str(d) for d in descriptions])
 
@@ -83,18 +89,22 @@ class Simulator:
         try:
             observation, reward, terminated = self.task.step(action)
         except scene.REFUSED as error:
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            return self._answer(self.task.get_observation(), refused=reason)
+            return self._answer(self.task.get_observation(), refused=said(error))
         self.solved = self.solved or reward >= 1.0
         return self._answer(observation, terminated=bool(terminated), reward=float(reward))
 
     def demonstrate(self, data: dict[str, Any], arrays: Arrays) -> Reply:
         """RLBench's own demonstration of the episode that the same ``data`` resets to, as key poses.
 
-        The episode is at its beginning again afterwards. Reply: ``actions`` ``(K, 8)``.
+        The episode is at its beginning again afterwards. One try: RLBench's planner draws anew each time, so the same
+        call may succeed after one that was ``refused``. Reply: ``actions`` ``(K, 8)``.
         """
         self._seed(data)
-        [demo] = self.task.get_demos(1, live_demos=True, max_attempts=1)
+        try:
+            [demo] = self.task.get_demos(1, live_demos=True, max_attempts=1)
+        except (RuntimeError, *scene.NOT_PLACED) as error:  # how RLBench says that a demonstration failed
+            self.reset(data, arrays)  # raises where it is the simulator that failed
+            return {"refused": said(error)}, {}
         actions = np.stack([pose_of(demo[k]) for k in key_frames(demo)])
         actions[:, :3] -= self.origin
         reply, more = self.reset(data, arrays)
@@ -148,6 +158,11 @@ class Simulator:
             "positions": np.concatenate([places, tip[None]]),
         }
         return {"solved": bool(self.solved), **data}, arrays
+
+
+def said(error: Exception) -> str:
+    """Name and text of an error, in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def pose_of(observation) -> np.ndarray:

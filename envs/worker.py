@@ -1,9 +1,9 @@
 """Runs a simulator under an interpreter of its own and talks to it with a watchdog.
 
-RLBench and MineRL need an older Python and numpy than this package, and both can take their process
-down (a missing display aborts it) or hang. So each runs in a worker process (:mod:`envs.worker_main`),
-which is killed with everything it started when it dies, hangs or talks nonsense; the next call starts
-it again.
+RLBench and Minecraft can take their process down (a missing display aborts it) or hang, need variables that
+stand in the environment before Python starts, and install beside little else (a JDK 8, gym 0.23, a PyRep built
+against CoppeliaSim). So each runs in a worker process (:mod:`envs.worker_main`), which is killed with everything
+it started when it dies, hangs or talks nonsense; the next call starts it again.
 """
 
 from __future__ import annotations

@@ -94,23 +94,42 @@ def _rate(value: float) -> str:
 
 
 def simulator_section(result: dict[str, Any]) -> str:
-    """How quick the embedded simulator is."""
+    """How quick the embedded simulators are."""
+    parts = [f"`{result['command']}`; commit {result['commit']}; {result['hardware']}.\n"]
+    if "tabletop" in result:
+        parts.append(_tabletop(result["tabletop"]))
+    if "doom" in result:
+        parts.append(_doom(result["doom"]))
+    return "## How quick the simulators are\n\n" + "\n".join(parts)
+
+
+def _tabletop(figures: dict[str, Any]) -> str:
     names = {
         "physics_steps_per_second_idle": "physics steps/s, arm still",
         "physics_steps_per_second_moving": "physics steps/s, expert at work",
         "frames_per_second": "frames/s",
         "actions_per_second": "actions/s, with their frame",
     }
-    heads, cells = " | ".join(names.values()), " | ".join(_rate(result[k]) for k in names)
-    return f"""## How quick the tabletop is
+    return f"""The tabletop: MuJoCo {figures["mujoco"]}, OpenGL {figures["opengl"]}, frames of
+{figures["image_size"]} px, {figures["timestep"]} s a physics step.
 
-`{result["command"]}`; commit {result["commit"]}; {result["hardware"]}; MuJoCo {result["mujoco"]}, OpenGL
-{result["opengl"]}, frames of {result["image_size"]} px, {result["timestep"]} s a physics step.
+{_rates(names, figures)}"""
 
-| {heads} |
-|{"---|" * len(names)}
-| {cells} |
-"""
+
+def _doom(figures: dict[str, Any]) -> str:
+    names = {
+        "frames_per_second": "actions/s, with their frame",
+        "frames_per_core_second": "the same to a second of one core",
+    }
+    return f"""The game: {figures["simulator"]}, frames of {figures["image_size"]} px, {figures["n"]["frames"]}
+steps of the explorer. The second figure counts the processor time of Python and of the engine together.
+
+{_rates(names, figures)}"""
+
+
+def _rates(names: dict[str, str], figures: dict[str, Any]) -> str:
+    heads, cells = " | ".join(names.values()), " | ".join(_rate(figures[k]) for k in names)
+    return f"| {heads} |\n|{'---|' * len(names)}\n| {cells} |\n"
 
 
 def long_stream_section(result: dict[str, Any]) -> str:

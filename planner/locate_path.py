@@ -1,7 +1,9 @@
 """The instrument for the imagined path: adds up the actions that are read off frames, from a known start.
 
-It sees a walk on open ground: where a wall stops an agent, the frames have to show that it stands still. Its
-error grows with the way, so that it is measured on true frames of whole episodes.
+The way out is walked by the explorer and is known; what is imagined begins where it ended, and so does what is added
+up, lest the reader's drift on the way out pass for the world model's. It sees a walk on open ground: where a wall stops
+an agent, the frames have to show that it stands still. Its error grows with the way, so that it is measured on
+the true frames of whole ways back.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from envs.base import TaskEnv
 from inverse_dynamics.model import InverseDynamics
 from planner.locator import Located
 from tasks import Episode, Segment, Subgoal, Task
-from tasks.path_retrace import AGENT, PathRetrace
+from tasks.path_retrace import AGENT, RETURN_CAPTION, PathRetrace
 
 
 class PathLocator:
@@ -49,12 +51,20 @@ class PathLocator:
         return self.task.walked(start, self.reader.actions(frames[None])[0])
 
     def follow(self, frames: np.ndarray, starts: np.ndarray, plan: Sequence[Subgoal]) -> Located:
-        track = self.poses(frames, starts[0])[:, None]
+        out = plan[: self.task.explored(plan)]
+        known = self.task.poses(starts[0], out)[: len(frames)]
+        rest = frames[len(known) - 1 :]
+        back = self.poses(rest, known[-1])[1:] if len(rest) > 1 else known[:0]
+        track = np.concatenate([known, back])[:, None]
         return Located(track, track, np.ones(track.shape[:2], bool))
 
     def errors(self, episode: Episode, frames: np.ndarray) -> np.ndarray:
-        ends, true = [s.stop for s in episode.segments], episode.position(AGENT)
-        return np.linalg.norm(self.poses(frames, true[0])[ends, :2] - true[ends, :2], axis=-1)
+        """As the protocol says, of the chunks of the way back; of all where there is none."""
+        told, true = [s.caption == RETURN_CAPTION for s in episode.segments], episode.position(AGENT)
+        back = episode.segments[told.index(True) if any(told) else 0 :]
+        first, ends = back[0].start, np.array([s.stop for s in back])
+        read = self.poses(frames[first:], true[first])
+        return np.linalg.norm(read[ends - first, :2] - true[ends, :2], axis=-1)
 
     def chunk_error(
         self, episode: Episode, segment: Segment, subgoal: Subgoal, frames: np.ndarray

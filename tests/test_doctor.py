@@ -21,6 +21,7 @@ from envs.doctor import (
     coppelia_problems,
     jdk_problem,
     minerl,
+    minerl_notes,
     minerl_problems,
     minestudio,
     minestudio_problems,
@@ -210,10 +211,18 @@ def test_minerl_s_clashes(tmp_path):
     for versions, expected in (
         ({"minerl": "0.4.4"}, "MineRL 0.4.4 can't be built any more"),
         ({"gym": "0.26.2"}, r"gym 0.26.2: MineRL 1.0 takes"),
-        ({"minerl": "1.0.2", "numpy": "1.26.4"}, "numpy 1.26.4: MineRL 1.0 asks for less than 1.24"),
     ):
         [problem] = minerl_problems(found(**versions), "python")
         assert expected in problem
+    newer = found(minerl="1.0.2", gym="0.23.1", numpy="2.4.6")
+    assert minerl_problems(newer, "python") == [], "its Python runs on any numpy: the pin is formal"
+    [note] = minerl_notes(newer)
+    assert note.startswith("numpy 2.4.6: MineRL 1.0's metadata ask for less than 1.24")
+    assert Finding("minerl", "MineRL 1.0.2", notes=(note,)).text().splitlines() == [
+        "minerl     ready    MineRL 1.0.2",
+        f"{' ' * 12}note: {note}",
+    ]
+    assert minerl_notes(found(numpy="2.4.6")) == minerl_notes(found(minerl="1.0.2", numpy="1.23.5")) == []
     unbuilt = found() | {"files": {"minerl": str(tmp_path)}}
     assert "Minecraft was not built" in minerl_problems(unbuilt, "python")[0]
     (tmp_path / "MCP-Reborn").mkdir()
@@ -270,6 +279,13 @@ def test_the_environment_files_say_what_the_doctor_says():
     assert [line for line in lines if line not in told and "envs.doctor" not in line] == []
     pip = yaml.safe_load(told)["dependencies"][-1]["pip"]
     assert not any(entry.startswith(("pyrep", "opencv-python")) for entry in pip)
+
+
+def test_no_file_says_that_the_simulators_need_an_older_python():
+    for name in ("docs/simulators.md", "environment.yml", "envs/worker.py"):
+        text = " ".join((ROOT / name).read_text("utf-8").split())
+        assert "older Python" not in text, name
+        assert all(reason in text for reason in ("abort", "hang", "JDK 8")), f"{name} gives the true reasons"
 
 
 def test_every_line_is_a_shell_command():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import envs.doom as doom
+from benchmarks import sim_speed
 from envs.collect import record
 from envs.doom import BODY, UNITS_PER_BLOCK, WADS, DoomEnv, DoomError, box_weights, wad_of
 from envs.doom_map import read_floor_plan, write_floor_plan
@@ -314,6 +316,22 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError:  # it ended in the meantime
         return b""
+
+
+# --- speed -------------------------------------------------------------------------------------
+
+
+def test_it_is_quick_enough(tmp_path, capsys):
+    """500 frames a second of one core are wanted and measured on idle cores; processor time, and a floor far below,
+    so that a busy machine does no harm."""
+    out = tmp_path / "speed.json"
+    sim_speed.main(["--env", "doom", "--episodes", "2", "--json", str(out)])
+    figures = json.loads(out.read_text())["doom"]
+    steps = sum(4 * len(PathRetrace().layout(seed).plan) for seed in (1_000_000, 1_000_001))
+    assert figures["n"] == {"episodes": 2, "frames": steps} and figures["image_size"] == 64
+    assert figures["frames_per_core_second"] > 100 and figures["frames_per_second"] > 0
+    printed = capsys.readouterr().out
+    assert all(f"doom       {key}" in printed for key in figures)
 
 
 # --- the command -------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import inspect
 import json
 import os
 import re
+import zipfile
 from pathlib import Path
 
 import hydra
@@ -14,7 +15,8 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 from omegaconf import OmegaConf
-from test_rlbench import FAKES, signatures
+from signatures import Source, differences
+from test_rlbench import FAKES
 
 from envs.base import EpisodeLostError
 from envs.collect import record
@@ -25,6 +27,7 @@ from tasks.commands import compose
 from tasks.path_retrace import AGENT, PathRetrace
 
 TICK = 4.317 / 20  # blocks
+OWN = frozenset(("Handler.__init__",))  # what only the stand-in has
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +41,7 @@ def minecraft(monkeypatch, tmp_path, task):
     made: list[MineRLEnv] = []
     log = tmp_path / "events"
 
-    def make(faults=None, **options) -> MineRLEnv:
+    def make(faults=None, task=task, **options) -> MineRLEnv:
         monkeypatch.setenv("PYTHONPATH", str(FAKES))
         monkeypatch.setenv("FAKE_SIMULATOR", json.dumps(faults or {}))
         monkeypatch.setenv("FAKE_LOG", str(log))
@@ -108,7 +111,7 @@ def test_walking_and_turning_in_the_task_s_frame(minecraft, task, yaw):
 
 @pytest.mark.parametrize("faults", [{}, {"wrap": 1}])
 def test_yaw_is_unwrapped(minecraft, task, faults):
-    env = minecraft(faults, ticks=1)
+    env = minecraft(faults)
     start = env.reset(seed=3)[1]["positions"][0, 2]
     for _ in range(12):
         info = env.step(action(task, camera_yaw=45))[-1]
@@ -229,7 +232,8 @@ def test_a_reset_that_fails_is_tried_once_more_in_a_new_minecraft(minecraft, tmp
 
 def test_a_saved_world_and_java_s_memory(minecraft, tmp_path, monkeypatch):
     world = tmp_path / "world.zip"
-    world.touch()
+    with zipfile.ZipFile(world, "w") as packed:
+        packed.writestr("./saves/flat/level.dat", b"")
     monkeypatch.chdir(tmp_path)
     env = minecraft(world="world.zip", max_memory="8G")
     env.reset(seed=0)
@@ -244,6 +248,10 @@ def test_what_is_wrong_at_the_start_is_one_line(minecraft, task):
     for options, error in (
         ({"render_size": 100}, r"env\.render_size=100: expected a multiple of env\.image_size=64"),
         ({"ticks": 0}, r"env\.ticks=0"),
+        (
+            {"ticks": 8},
+            r"env\.ticks=8 walks 1\.73 blocks a step, task\.stride=0\.875: expected env\.ticks=4 and",
+        ),
         ({"world": "nowhere.zip"}, r"env\.world=nowhere\.zip: no such file"),
     ):
         with pytest.raises(ValueError, match=error):
@@ -272,21 +280,40 @@ def test_every_option_of_the_yaml_is_read():
     assert options - {"_target_", "_partial_"} == read
 
 
+@pytest.mark.parametrize(
+    ("entry", "error"),
+    [
+        (None, r"world\.zip is no zip; expected one of a saved world"),
+        ("", r"begins with the entry ''; expected \./saves/NAME/"),
+        ("saves/flat/level.dat", r"begins with the entry 'saves/flat/level\.dat'; expected \./saves/NAME/"),
+        ("./flat/level.dat", r"begins with the entry '\./flat/level\.dat'; expected \./saves/NAME/"),
+    ],
+)
+def test_a_world_that_minecraft_would_not_find_is_refused_before_it_starts(minecraft, tmp_path, entry, error):
+    world = tmp_path / "world.zip"
+    if entry is None:
+        world.write_bytes(b"no zip")
+    else:
+        with zipfile.ZipFile(world, "w") as packed:
+            if entry:
+                packed.writestr(entry, b"")
+    with pytest.raises(ValueError, match=error) as caught:
+        minecraft(world=str(world))
+    assert "\n" not in str(caught.value) and not minecraft.events()
+
+
+def test_a_stride_of_the_task_s_own_takes_the_ticks_that_walk_it(minecraft):
+    start = minecraft(task=PathRetrace(stride=0.65), ticks=3).reset(seed=0)[1]
+    assert start["layout"].seed == 0
+    for stride, ticks in ((0.65, 4), (0.75, 3), (0.75, 4)):
+        with pytest.raises(ValueError, match=r"expected env\.ticks=3 and a stride near 0\.65"):
+            minecraft(task=PathRetrace(stride=stride), ticks=ticks)
+
+
 # --- is the stand-in like the real one? --------------------------------------------------------
 
 
 @pytest.mark.skipif(not os.environ.get("MINERL_SRC"), reason="MINERL_SRC names no checkout of MineRL")
 def test_the_stand_in_has_the_signatures_of_the_real_one():
-    root = Path(os.environ["MINERL_SRC"]) / "minerl"
-    real = signatures(root / "env") | signatures(root / "herobraine")
-    by_end = {name.split(".", 1)[-1]: args for name, args in real.items()}
-    by_class = {".".join(name.split(".")[-2:]): args for name, args in (real | by_end).items()}
-    wrong, checked = [], 0
-    for name, args in signatures(FAKES / "minerl").items():
-        short = ".".join(name.split(".")[-2:])
-        if short.split(".")[0] in ("Minecraft", "Actions", "Handler") or short not in by_class:
-            continue
-        checked += 1
-        if by_class[short][: len(args)] != args:
-            wrong.append(f"{name}: {args}, real {by_class[short]}")
-    assert not wrong and checked >= 8, "\n".join(wrong)
+    ours, real = Source(FAKES / "minerl"), Source(Path(os.environ["MINERL_SRC"]) / "minerl")
+    assert differences(ours, real, {"Minecraft": "_SingleAgentEnv", "Actions": "Dict"}, OWN) == []

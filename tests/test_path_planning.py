@@ -87,10 +87,43 @@ def test_actions_add_up_to_poses():
 def test_a_constant_turn_closes_a_circle():
     locator = PathLocator(TASK, reader_of(forward=1.0, camera_yaw=30.0))
     start = np.array([[3.0, -1.0, 90.0]])
-    seen = locator.follow(frames(13), start, TASK.layout(0).plan)
+    seen = locator.follow(frames(13), start, [TASK.subgoal("return", "agent")] * 3)
     assert seen.track.shape == (13, 1, 3) and seen.released.all() and seen.positions is seen.track
     np.testing.assert_allclose(seen.track[-1, 0], [3, -1, 450], atol=1e-3)
     assert np.linalg.norm(seen.track[6, 0, :2] - start[0, :2]) > 3 * TASK.stride
+
+
+def test_the_way_out_is_known_and_only_the_way_back_is_added_up():
+    """A reader that always errs: what it would have read off the way out must not count."""
+    locator, plan = PathLocator(TASK, reader_of(back=1.0, camera_yaw=5.0)), TASK.layout(0).plan
+    start, out = TASK.layout(0).starts, 4 * TASK.explored(plan)
+    seen, known = locator.follow(frames(out + 5), start, plan), TASK.poses(start[0], plan)[: out + 1]
+    np.testing.assert_allclose(seen.track[: out + 1, 0], known)
+    step = SPEC.to_vector(dict.fromkeys(SPEC.names, 0.0) | {"back": 1.0, "camera_yaw": 5.0})
+    walked = TASK.walked(known[-1], np.repeat(step[None], 4, 0))
+    np.testing.assert_allclose(seen.track[out:, 0], walked, atol=1e-3)
+    still_out = locator.follow(frames(6), start, plan)
+    np.testing.assert_allclose(still_out.track[:, 0], known[:6])
+
+
+def test_its_errors_begin_where_the_way_back_does():
+    locator, plan = PathLocator(TASK, reader_of(back=1.0)), TASK.layout(0).plan
+    true = TASK.poses(TASK.layout(0).starts[0], plan)
+    ends = 4 * np.arange(len(plan) + 1)
+    segments = tuple(Segment(a, b, s.text) for a, b, s in zip(ends[:-1], ends[1:], plan, strict=True))
+    shown = frames(len(true))
+    episode = Episode(
+        shown,
+        np.zeros((len(true) - 1, 10), np.float32),
+        segments,
+        true[:, None].astype(np.float32),
+        ("agent",),
+    )
+    errors, back = locator.errors(episode, shown), len(plan) - TASK.explored(plan)
+    first_walks = next(i for i, m in enumerate(TASK.motions(plan)[-back:]) if m.turn)
+    assert len(errors) == back and first_walks > 0
+    np.testing.assert_allclose(errors[:first_walks], 0, atol=1e-4)
+    assert errors[first_walks] > 3
 
 
 def test_its_errors_are_distances_where_chunks_end():

@@ -12,6 +12,7 @@ import inspect
 import json
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -20,11 +21,12 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 from omegaconf import OmegaConf
+from signatures import Source, differences
 
 from envs.base import EpisodeLostError
 from envs.collect import record
 from envs.expert import CLOSED, DOWN, OPEN, TRAVEL_HEIGHT
-from envs.rlbench_env import RLBenchEnv, coppelia_variables, framed_view
+from envs.rlbench_env import CAMERAS, DEMONSTRATIONS, RLBenchEnv, coppelia_variables, framed_view
 from envs.worker import MissingSimulatorError, WorkerError
 from tasks import MalformedActionError, PlanError
 from tasks.commands import compose
@@ -326,6 +328,18 @@ def test_it_hosts_no_other_task():
         RLBenchEnv(CubeReturn(), model="wood")
 
 
+def test_a_wrong_camera_is_named_before_the_simulator_starts():
+    with pytest.raises(
+        ValueError, match=r"env\.camera=foo: expected front, overhead, left_shoulder or right_shoulder"
+    ):
+        RLBenchEnv(CubeReturn(), python="/nowhere/python", display="inherit", camera="foo")
+    scene = ast.parse((Path(__file__).parents[1] / "envs/rlbench_scene.py").read_text())
+    [known] = [
+        n.value for n in scene.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "CAMERAS"
+    ]
+    assert tuple(ast.literal_eval(known)) == CAMERAS, "the worker knows the same"
+
+
 def test_coppeliasim_s_variables(monkeypatch, tmp_path):
     for name in ("COPPELIASIM_ROOT", "LD_LIBRARY_PATH"):
         monkeypatch.delenv(name, raising=False)
@@ -368,13 +382,44 @@ def test_a_demonstration_is_recorded_and_no_step_follows_success(simulator):
 
 
 def test_a_task_without_a_demonstration_is_left_out(simulator):
-    env = simulator(RLBenchTask(), {"no_demo": 1})
+    env = simulator(RLBenchTask(), {"no_demo": DEMONSTRATIONS})
     episode, error = record(env, env.task.layout(0))
-    assert episode is None and "Could not collect demos" in error
+    assert episode is None and "RuntimeError: Could not collect demos" in error
+    assert len(simulator.events("reset")) == 1 + 2 * DEMONSTRATIONS and env.worker.starts == 1
+    episode, error = record(env, env.task.layout(1))
+    assert error is None and episode.provenance["success"] and env.worker.starts == 1
     with pytest.raises(EpisodeLostError, match=r"2 key poses; task\.chunks give room for 1"):
         crowded = simulator(RLBenchTask(chunks=1, chunk_frames=1))
         crowded.reset(seed=0)
         crowded.demonstration()
+
+
+def test_a_demonstration_that_fails_is_tried_again_from_the_same_layout(simulator):
+    env = simulator(RLBenchTask(), {"no_demo": 3})
+    episode, error = record(env, env.task.layout(5))
+    assert error is None and episode.provenance["success"] and env.worker.starts == 1
+    begun = {(e["seed"], e["variation"]) for e in simulator.events("reset")}
+    assert len(begun) == 1 and len(simulator.events("launch")) == 1
+    env = simulator(RLBenchTask(), {"dead_from_demo": 1})
+    env.reset(seed=0)
+    with pytest.raises(EpisodeLostError, match="The call failed on the V-REP side"):
+        env.demonstration()
+    assert env.reset(seed=0)[1]["error"] is None and env.worker.starts == 2, "that one was lost"
+
+
+def test_a_layout_without_room_is_left_out_and_the_simulator_lives_on(simulator):
+    env = simulator(RLBenchTask(), {"not_placed": 1})
+    episode, error = record(env, env.task.layout(3))
+    assert episode is None and "\n" not in error
+    assert error.startswith("env=rlbench can't reset seed 3: TaskEnvironmentError: Could not place the task")
+    assert env.step(pose(0.5, 0.1, 0.3))[-1]["error"].startswith("EpisodeOverError: no episode has begun")
+    assert record(env, env.task.layout(4))[1] is None and env.worker.starts == 1
+
+
+def test_a_variation_that_the_task_lacks_is_named_at_once(simulator):
+    with pytest.raises(ValueError, match=r"task\.variation=3: reach_target has 3; expected 0 to 2, or null"):
+        simulator(RLBenchTask(variation=3))
+    assert simulator.events("reset") == []
 
 
 def test_an_unknown_task_is_answered_with_the_nearest_names(simulator):
@@ -410,29 +455,13 @@ def test_rlbench_task_as_a_task(simulator):
 # --- are the stand-ins like the real ones? -----------------------------------------------------
 
 
-def signatures(root: Path) -> dict[str, list[str]]:
-    """``module.Class.method`` and ``module.function`` to their argument names, read without importing."""
-    found = {}
-    for path in sorted(root.rglob("*.py")):
-        module = ".".join(path.relative_to(root).with_suffix("").parts)
-        for node in ast.parse(path.read_text("utf-8")).body:
-            if isinstance(node, ast.FunctionDef):
-                found[f"{module}.{node.name}"] = [a.arg for a in node.args.args]
-            elif isinstance(node, ast.ClassDef):
-                for method in node.body:
-                    if isinstance(method, ast.FunctionDef):
-                        found[f"{module}.{node.name}.{method.name}"] = [a.arg for a in method.args.args]
-    return found
-
-
-OWN_METHODS = tuple(f"rlbench.observation_config.ObservationConfig.{m}" for m in ("sensors", "camera"))
-OURS = (
-    "pyrep.world",
-    "rlbench.backend.scene",
-    "rlbench.tasks.",
-    "rlbench.task_environment.Demo",
-    *OWN_METHODS,
-)
+OWN = frozenset(("Item", "World", "Tip", "Object.item", "Arm.home", "Gripper.__init__", "Scene.move"))
+OWN |= {
+    "ObservationConfig.sensors",
+    "ObservationConfig.camera",
+    "Reached",
+    "ReachTarget.way",
+}  # the stand-ins' alone
 
 
 @pytest.mark.skipif(
@@ -440,29 +469,57 @@ OURS = (
     reason="PYREP_SRC and RLBENCH_SRC name no checkouts of PyRep and RLBench",
 )
 def test_the_stand_ins_have_the_signatures_of_the_real_ones():
-    real: dict[str, list[str]] = {}
-    for variable, package in (("PYREP_SRC", "pyrep"), ("RLBENCH_SRC", "rlbench")):
-        root = Path(os.environ[variable]) / package
-        real |= {f"{package}.{name}": args for name, args in signatures(root).items()}
-    wrong = []
-    ours = {name: args for name, args in signatures(FAKES).items() if name.startswith(("pyrep", "rlbench"))}
-    for name, args in ours.items():
-        last = name.split(".")[-1]
-        if name.startswith(OURS) or last == "item" or (last.startswith("_") and last != "__init__"):
-            continue
-        name = name.replace("pyrep.__init__.PyRep", "pyrep.pyrep.PyRep")
-        if name.endswith(".__init__") and name not in real:
-            continue  # inherited there
-        if real.get(name, ["missing"])[: len(args)] != args:
-            wrong.append(f"{name}: {args}, real {real.get(name)}")
-    assert not wrong, "\n".join(wrong)
+    real = Source(Path(os.environ["PYREP_SRC"]) / "pyrep", Path(os.environ["RLBENCH_SRC"]) / "rlbench")
+    assert differences(Source(FAKES / "pyrep", FAKES / "rlbench"), real, {}, OWN) == []
+
+
+@pytest.mark.parametrize(
+    ("there", "gone", "said"),
+    [
+        (
+            "rlbench/task_environment.py",
+            "def get_observation(self):",
+            "TaskEnvironment.get_observation(self): ",
+        ),
+        (
+            "rlbench/task_environment.py",
+            "def set_variation(self, v: int)",
+            "TaskEnvironment.set_variation(self, v): ",
+        ),
+        ("pyrep/objects/vision_sensor.py", "class VisionSensor", "class VisionSensor: missing"),
+        ("rlbench/utils.py", "def name_to_task_class(", "name_to_task_class("),
+    ],
+)
+def test_what_the_real_source_no_longer_has_is_found(tmp_path, there, gone, said):
+    for package in ("pyrep", "rlbench"):
+        shutil.copytree(FAKES / package, tmp_path / package)
+    ours, file = Source(FAKES / "pyrep", FAKES / "rlbench"), tmp_path / there
+    assert differences(ours, Source(tmp_path), {}, OWN) == []
+    assert file.read_text().count(gone) == 1
+    file.write_text(
+        file.read_text().replace(gone, gone.replace("def ", "def old_").replace("class ", "class Old"))
+    )
+    wrong = differences(ours, Source(tmp_path), {}, OWN)
+    assert wrong and wrong[0].startswith(said) and "missing" in wrong[0], wrong
 
 
 def test_nothing_of_the_worker_s_side_needs_more_than_numpy_and_the_simulator():
-    allowed = {"numpy", "pyrep", "rlbench", "envs", "minerl", "gym", *sys.stdlib_module_names}
-    for name in ("wire.py", "worker_main.py", "rlbench_worker.py", "rlbench_scene.py"):
-        path = Path(__file__).parents[1] / "envs" / name
+    folder = Path(__file__).parents[1] / "envs"
+    todo = [folder / "worker_main.py", folder / "wire.py", *sorted(folder.glob("*_worker.py"))]
+    assert {"rlbench_worker.py", "minecraft_worker.py", "minerl_worker.py", "minestudio_worker.py"} <= {
+        path.name for path in todo
+    }
+    allowed = {"numpy", "pyrep", "rlbench", "minerl", "minestudio", *sys.stdlib_module_names}
+    for path in todo:  # grows by what these import of this package
         for node in ast.walk(ast.parse(path.read_text())):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
-            assert {n.split(".")[0] for n in names} <= allowed, f"{name}:{node.lineno}"
+            if isinstance(node, ast.ImportFrom):
+                assert node.level == 0 and node.module
+                names = [f"envs.{a.name}" for a in node.names] if node.module == "envs" else [node.module]
+            for name in names:
+                if name.startswith("envs."):
+                    imported = folder / f"{name.removeprefix('envs.')}.py"
+                    todo += [imported] if imported not in todo else []
+                else:
+                    assert name.split(".")[0] in allowed, f"{path.name}:{node.lineno} {name}"
+    assert folder / "rlbench_scene.py" in todo and folder / "base.py" not in todo

@@ -205,10 +205,21 @@ def test_the_page_says_what_an_episode_costs_and_how_quick_the_simulator_is(tmp_
     write_json(tmp_path / "one_episode.json", {"rows": rows, **origin})
     rates = {"physics_steps_per_second_idle": 31234, "physics_steps_per_second_moving": 9876}
     rates |= {"frames_per_second": 456.7, "actions_per_second": 12.34, "mujoco": "4", "opengl": "egl"}
-    write_json(tmp_path / "sim_speed.json", {**rates, "image_size": 64, "timestep": 0.004, **origin})
+    doom = {
+        "frames_per_second": 812.3,
+        "frames_per_core_second": 654.3,
+        "image_size": 64,
+        "n": {"frames": 56},
+    }
+    both = {
+        "tabletop": {**rates, "image_size": 64, "timestep": 0.004},
+        "doom": {**doom, "simulator": "doom (V)"},
+    }
+    write_json(tmp_path / "sim_speed.json", {**both, **origin})
     page = write_results(tmp_path, tmp_path / "page.md").read_text()
     assert "| memory=none, 4 chunks | 41.5 | 50.0 | 9.0 | 30.0 | 25.0 | 950 | 3 |" in page
     assert "| 31,234 | 9,876 | 457 | 12.3 |" in page
+    assert "The game: doom (V), frames of 64 px, 56\nsteps of the" in page and "| 812 | 654 |" in page
 
 
 def test_one_episode_has_an_instruction_for_each_length():

@@ -446,9 +446,11 @@ def test_a_missing_panda_says_what_to_install(monkeypatch):
 
 def test_the_speed_benchmark_runs(tmp_path, capsys):
     out = tmp_path / "speed.json"
-    arguments = ["--episodes", "1", "--frames", "5", "--steps", "50", "--json", str(out)]
+    arguments = ["--env", "tabletop", "--episodes", "1", "--frames", "5", "--steps", "50", "--json", str(out)]
     sim_speed.main(arguments)
-    figures = json.loads(out.read_text())
+    result = json.loads(out.read_text())
+    figures = result["tabletop"]
+    assert set(result) == {"tabletop", "hardware", "commit", "command"}
     rates = [k for k in figures if k.endswith("_per_second") or "_per_second_" in k]
     assert len(rates) == 4 and all(figures[k] > 0 for k in rates)
     assert figures["n"] == {"steps": 50, "frames": 5, "episodes": 1, "actions": 16}

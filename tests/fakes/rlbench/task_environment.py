@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
-from faults import FAULTS, log, misbehave
+from faults import FAULTS, fault, log, misbehave
 
 from rlbench.backend.exceptions import TaskEnvironmentError
 
@@ -39,7 +39,11 @@ class TaskEnvironment:
     def reset(self, demo=None):
         misbehave("reset")
         log(event="reset", seed=int(np.random.get_state()[1][0]), variation=self._variation)
+        if FAULTS.get("dead"):
+            raise RuntimeError("The call failed on the V-REP side. Return value: -1")
         self._scene.reset()
+        if fault("not_placed"):
+            raise TaskEnvironmentError("Could not place the task in the scene.\nThis should not happen.")
         return self._scene.init_episode(self._variation), self._scene.get_observation()
 
     def get_observation(self):
@@ -62,7 +66,10 @@ class TaskEnvironment:
         random_selection: bool = True,
         from_episode_number: int = 0,
     ):
-        if FAULTS.get("no_demo") or not hasattr(self._task, "way"):
-            raise RuntimeError("Could not collect demos. Maybe a problem with the task?")
         self.reset()
+        if fault("dead_from_demo"):
+            FAULTS["dead"] = 1
+        if FAULTS.get("dead") or FAULTS.get("no_demo", 0) > 0 or not hasattr(self._task, "way"):
+            FAULTS["no_demo"] = FAULTS.get("no_demo", 0) - 1
+            raise RuntimeError("Could not collect demos. Maybe a problem with the task?")
         return [Demo(self._task.way(self._scene))]

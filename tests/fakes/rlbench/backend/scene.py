@@ -40,11 +40,11 @@ class Gripper:
     def get_open_amount(self):
         return [self.open, self.open]
 
-    def grasp(self, thing) -> bool:
-        gap = np.abs(thing.get_position() - self.arm.get_tip().get_position())
+    def grasp(self, obj) -> bool:
+        gap = np.abs(obj.get_position() - self.arm.get_tip().get_position())
         if (gap < 0.03).all():
-            self.held.append(thing)
-        return thing in self.held
+            self.held.append(obj)
+        return obj in self.held
 
     def release(self) -> None:
         self.held = []
@@ -62,16 +62,16 @@ class Observation:
 
 
 class Scene:
-    def __init__(self, pyrep, robot, config):
-        self.pyrep, self.robot, self.task, self.config = pyrep, robot, None, config
+    def __init__(self, pyrep, robot, obs_config):
+        self.pyrep, self.robot, self.task = pyrep, robot, None
         self.cameras = {}
-        for name, sensor in config.sensors():
+        for name, sensor in obs_config.sensors():
             camera = VisionSensor(sensor)
-            if not config.camera(name).rgb:
+            if not obs_config.camera(name).rgb:
                 camera.remove()
                 log(event="camera removed", name=name)
             else:
-                camera.set_resolution(config.camera(name).image_size)
+                camera.set_resolution(obs_config.camera(name).image_size)
                 self.cameras[name] = camera
         self.speed = 0.0
 

@@ -63,13 +63,13 @@ class HumanControlEnvSpec:
     def create_agent_start(self):
         return [H.GuiScale(1.0)]
 
-    def make(self, instances=None):
-        return Minecraft(self, instances or [])
+    def make(self, fake=False, **additional):
+        return Minecraft(self, **additional)
 
 
 class Minecraft:
-    def __init__(self, spec: HumanControlEnvSpec, instances: list):
-        self.spec, self.instances, self.action_space = spec, instances, Actions()
+    def __init__(self, env_spec: HumanControlEnvSpec, instances=None):
+        self.spec, self.instances, self.action_space = env_spec, instances or [], Actions()
         self._seed, self.done, self.tick = None, True, 0
         self.random = np.random.default_rng(0)
 
@@ -98,12 +98,12 @@ class Minecraft:
         self._seed, self.done, self.screen = None, False, False
         return self._see()
 
-    def step(self, action):
+    def step(self, single_agent_action):
         if self.done:
             raise RuntimeError("Attempted to step an environment server with done=True")
         misbehave("tick")
         sent = {}
-        for key, value in action.items():
+        for key, value in single_agent_action.items():
             if key == "camera":
                 sent[key] = [float(v) for v in value]
             elif key in KEYS:
