@@ -18,7 +18,7 @@ PY = $(VENV)/bin/python
 PIP = $(PY) -m pip --disable-pip-version-check
 
 help:
-	@echo 'make demo       install, then plan and act in one episode with the shipped weights'
+	@echo 'make demo       install, then plan and act in four episodes with the shipped weights'
 	@echo 'make play       install, then serve the page on which a person plays the world model'
 	@echo 'make test       install what tests need, then run them all'
 	@echo 'make test-fast  the same without the slow ones'

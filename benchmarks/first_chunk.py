@@ -1,12 +1,13 @@
 """How long a person waits on the page: from pressing a button to the first frame, and to the whole chunk.
 
     python -m benchmarks.first_chunk --json benchmarks/results/first_chunk.json
+    python -m benchmarks.first_chunk --compare --json benchmarks/results/first_chunk_compare.json
 
 Starts ``python -m planner.play`` as a process of its own and speaks to it as the page does. Times are medians
 over ``--rounds`` episodes, each of them begun anew: ``begin`` from pressing *Begin* to the episode's first
 picture, then for an episode's first chunk and for its second ``first_frame``, ``imagined`` (all frames) and
-``whole`` (learned, and executed in the simulator). What is said of the very first chunk includes what is
-opened only then.
+``whole`` (learned, and executed in the simulator; with ``--compare`` imagined without memory, too). What is said
+of the very first chunk includes what is opened only then.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="How long a person waits for a chunk on the page.")
     parser.add_argument("--rounds", type=int, default=5, help="episodes after the first one (default 5)")
     parser.add_argument("--memory", default="temp_lora", help="of the page's (default temp_lora)")
-    parser.add_argument("--compare", action="store_true", help="without memory beside it")
+    parser.add_argument("--compare", action="store_true", help="side by side with the same without memory")
     parser.add_argument("--simulator", default="expert", choices=["expert", "reader", "none"])
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of the server (default 2)")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")

@@ -2,10 +2,11 @@
 
     python -m benchmarks.guidance --episodes 20 --json benchmarks/results/guidance_cube_return.json
 
-One cell a combination of scales (past, text) and of guidance passes that see Θ, on the same held-out
-layouts. A scale of 1 is no guidance: with both at 1 only the text pass runs, with one at 1 two of the
-three. Further options go to planner.run as they are. Finished episodes lie in ``runs/guidance/``: interrupted,
-the same command goes on after them.
+One cell a combination of scales (past, text), without memory on the base and with Temp-LoRA on the loop's
+weights, and of guidance passes that see Θ, on the same held-out layouts. A scale of 1 is no guidance: with both
+at 1 only the text pass runs, with one at 1 two of the three; equal scales leave out the past's. The loop trained
+without dropping past or text, so only the base knows the pass without either. Further options go to planner.run
+as they are. Finished episodes lie in ``runs/guidance/``: interrupted, the same command goes on after them.
 """
 
 from __future__ import annotations
@@ -29,25 +30,34 @@ ALL = ("uncond", "past", "text")
 
 @dataclass(frozen=True)
 class Cell:
-    """One combination: two scales, and the passes that see Θ."""
+    """One combination: two scales, a memory on its shipped weights, and the passes that see Θ."""
 
     past: float
     text: float
+    memory: str = "none"
     theta_in: tuple[str, ...] = ALL
 
     @property
     def options(self) -> list[str]:
-        return [f"guidance=[{float(self.past)},{float(self.text)}]", f"theta_in=[{','.join(self.theta_in)}]"]
+        scales, theta = (
+            f"guidance=[{float(self.past)},{float(self.text)}]",
+            f"theta_in=[{','.join(self.theta_in)}]",
+        )
+        return [f"memory={self.memory}", scales, theta]
 
     @property
     def name(self) -> str:
-        return f"past {self.past:g}, text {self.text:g}, Θ in {' + '.join(self.theta_in)}"
+        where = "" if self.memory == "none" else f", Θ in {' + '.join(self.theta_in)}"
+        return f"{self.memory}: past {self.past:g}, text {self.text:g}{where}"
 
 
+SCALES = ((1, 1), (1, 1.5), (1.5, 1), (1.5, 1.5), (1.5, 2.5), (2, 5))
 CELLS = (
-    Cell(1, 1), Cell(1, 1.5), Cell(1.5, 1), Cell(2, 5),
-    Cell(1.5, 1.5), Cell(1.5, 1.5, ("past", "text")), Cell(1.5, 1.5, ("text",)),
-)  # fmt: skip
+    *(Cell(past, text) for past, text in SCALES),
+    *(Cell(past, text, "temp_lora") for past, text in SCALES),
+    Cell(1.5, 2.5, "temp_lora", ("past", "text")),
+    Cell(1.5, 2.5, "temp_lora", ("text",)),
+)
 
 
 def measure(cell: Cell, options: Sequence[str]) -> dict[str, Any]:

@@ -35,6 +35,7 @@ from tasks import Episode
 from tasks.commands import CommandError, OptionError, RunDir, integer, main
 from tasks.dataset import join_episodes
 from tasks.files import atomic_path, write_json, write_text
+from tasks.provenance import record_origin
 
 Corruption = Callable[[np.ndarray], np.ndarray]
 HELD_OUT = 0.05
@@ -306,6 +307,7 @@ def fit(trainer: Trainer, training: Pairs, held: Pairs, cfg: DictConfig) -> int:
     scores = {int(r["step"]): float(r["score"]) for r in map(json.loads, kept)}
     board = SummaryWriter(str(trainer.folder), purge_step=trainer.step + 1)
     begin, first, sums = time.monotonic(), trainer.step, []
+    before = json.loads(kept[-1]).get("seconds", 0.0) if kept else 0.0  # of training, until it was stopped
     bar = tqdm(total=cfg.steps, initial=trainer.step, desc="inverse dynamics", unit="step")
     while trainer.step < cfg.steps:
         sums.append(trainer.train_step(training))
@@ -317,6 +319,7 @@ def fit(trainer: Trainer, training: Pairs, held: Pairs, cfg: DictConfig) -> int:
         row = {k: float(np.mean([s[k] for s in sums])) for k in sums[0]}
         row |= {
             "score": round(score(metrics), 5),  # as the log has it
+            "seconds": before + time.monotonic() - begin,
             "samples_per_second": cfg.batch_size * (trainer.step - first) / (time.monotonic() - begin),
         }
         row |= {f"{n}/{k}": v for n, m in metrics.items() for k, v in m.items()}
@@ -388,6 +391,8 @@ def run(cfg: DictConfig) -> None:
                 f"{len(spec)}; give the data of this task"
             )
         trainer = Trainer(cfg, InverseDynamicsConfig(spec, (height, width)), run_dir.path, device)
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        record_origin(run_dir.path, "inverse_dynamics.train", name)
         trainer.resume()
         if trainer.step:
             print(f"going on at step {trainer.step} of {cfg.steps}")

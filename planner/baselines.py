@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
-from envs.base import TaskEnv
+from envs.base import EpisodeLostError, TaskEnv
 from inverse_dynamics.model import InverseDynamics
-from planner.loop import Running, execute, explore, score_executed
+from planner.loop import Running, execute, execute_whole, explore, reset, score_executed
 from tasks import Episode, Layout, Score, Task
 
 
@@ -32,9 +32,10 @@ def constant_guess(task: Task, layout: Layout) -> Score:
 
 
 def random_walk(env: TaskEnv, layout: Layout, seed: int) -> Score:
-    """The expert explores, then every chunk is drawn blindly. Raises ValueError for a task without such."""
+    """The expert explores, then every chunk is drawn blindly. Raises ValueError for a task without such, and
+    SeedLostError where the expert does not come through."""
     task, rng = env.task, np.random.default_rng([seed, 20241101])
-    frame, info = env.reset(seed=layout.seed, options={"layout": layout})
+    frame, info = reset(env, layout)
     running = Running(env, layout, layout.plan, [frame], [info["positions"]])
     for k in range(len(layout.plan)):
         if k < task.explored(layout.plan):
@@ -56,13 +57,13 @@ def has_row(task: Task, name: str) -> bool:
 
 def true_frames(env: TaskEnv, layout: Layout, episode: Episode, reader: InverseDynamics) -> Score:
     """The ceiling: actions read off the expert's true frames, executed from the start; what is explored
-    first stays the expert's own."""
+    first stays the expert's own. Raises SeedLostError where that is blocked."""
     actions = reader.actions(episode.frames[None])[0]
     explored = env.task.explored(layout.plan) * env.task.chunk_frames
-    actions[:explored] = episode.actions[:explored]
-    frame, info = env.reset(seed=layout.seed, options={"layout": layout})
+    frame, info = reset(env, layout)
     running = Running(env, layout, layout.plan, [frame], [info["positions"]])
-    execute(running, actions)
+    execute_whole(running, episode.actions[:explored])
+    execute(running, actions[explored:])
     return score_executed(running)[1]
 
 
@@ -78,5 +79,14 @@ def row_of(score: Score, seed: int) -> dict[str, Any]:
     return row | ({"details": dict(score.details)} if score.details else {})
 
 
-def rows_of(scores: Sequence[Score], seeds: Sequence[int]) -> list[dict[str, Any]]:
-    return [row_of(score, seed) for score, seed in zip(scores, seeds, strict=True)]
+def rows_of(
+    way: Callable[[Layout], Score], layouts: Iterable[Layout]
+) -> tuple[list[dict[str, Any]], dict[int, str]]:
+    """A baseline's episodes, and why those of some seeds must not be scored."""
+    rows, lost = [], {}
+    for layout in layouts:
+        try:
+            rows.append(row_of(way(layout), layout.seed))
+        except EpisodeLostError as error:
+            lost[layout.seed] = str(error)
+    return rows, lost

@@ -76,11 +76,14 @@ def guidance_section(result: dict[str, Any]) -> str:
             f"| {interval(m['success'], 'share', '.0%')} | {interval(m['imagined_lost'], 'share', '.0%')} "
             f"| {sum(m['seconds_per_episode'].values()):.1f} | {m['executed']['n']} |"
         )
-    table, parts = "\n".join(lines), next(iter(result["rows"].values()))["parts"]
+    table = "\n".join(lines)
+    weights = {row["parts"]["memory"]: row["parts"]["weights"] for row in result["rows"].values()}
+    ran_on = "; ".join(f"{memory} on {folder}" for memory, folder in weights.items())
     return f"""## Guidance, and who sees Θ
 
-`{result["command"]}`; commit {result["commit"]}; {result["hardware"]}; weights {parts["weights"]}, memory
-{parts["memory"]}. Paired held-out layouts; a scale of 1 is no guidance. ModelScope's scales are 2 and 5.
+`{result["command"]}`; commit {result["commit"]}; {result["hardware"]}; {ran_on}. Paired held-out layouts; a scale of 1
+is no guidance. ModelScope's scales are 2 and 5. Only the base was trained with the past and the text left out at times,
+so that scales above 1 are outside what the loop's weights know.
 
 {table}
 """
@@ -238,18 +241,22 @@ def first_chunk_section(result: dict[str, Any]) -> str:
         names |= {
             f"chunk_{number}_first_frame": f"{of_chunk}: first frame",
             f"chunk_{number}_imagined": f"{of_chunk}: last frame",
-            f"chunk_{number}_whole": f"{of_chunk}: remembered and executed",
+            f"chunk_{number}_whole": f"{of_chunk}: whole",
         }
     lines = ["| seconds after the button | very first episode | median |", "|---|---|---|"]
     for key, label in names.items():
         if key in result["seconds"]:
             lines.append(f"| {label} | {result['very_first'][key]:.2f} | {result['seconds'][key]:.2f} |")
     table, said = "\n".join(lines), "within" if result["within_5_s"] else "not within"
-    return f"""## How long one waits on the page
+    beside = result["compare"]
+    whole = f"{'imagined without memory, ' if beside else ''}learned{' and executed' if result['simulator'] else ''}"
+    return f"""## How long one waits on the page{", side by side with the same without memory" if beside else ""}
 
 `{result["command"]}`; commit {result["commit"]}; {result["hardware"]}, {result["threads"]} threads, load
 {result["load_before"]} before; memory {result["memory"]}, simulator {result["simulator"] or "none"}; {result["rounds"]}
-episodes after the very first one. The first chunk is {said} 5 s.
+episodes after the very first one. Timed: *Begin*, *Side by side* {"ticked" if beside else "not ticked"}, then a press
+of a usual action, to the first frame with memory, to the last one, and to the whole chunk, {whole}. The very first
+episode's first chunk is whole {said} 5 s.
 
 {table}
 """

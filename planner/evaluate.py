@@ -3,13 +3,14 @@
     python -m planner.evaluate task=cube_return episodes=50
 
 Each finished row lies in the run directory; interrupted, the same command goes on. Results go to
-``benchmarks/results/planning_<task>.json`` and, generated from it, ``docs/results.md``.
+``benchmarks/results/planning_<task>.json`` and, generated from it, ``docs/results.md``; the finished table also to
+``result.json`` in the run directory.
 """
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,7 @@ from planner.baselines import (
     rows_of,
     true_frames,
 )
-from planner.expert_episode import expert_episode
+from planner.expert_episode import expert_episode, expert_episodes
 from planner.frechet_column import FrechetColumn
 from planner.instruments import (
     autoencoded,
@@ -37,17 +38,18 @@ from planner.instruments import (
     next_chunks,
     reading_error,
 )
-from planner.parts import Parts, assemble
-from planner.records import aggregate, details_of, load_result, summary_row
+from planner.parts import Parts, assemble, open_world_model
+from planner.records import aggregate, details_of, left_out, load_result, summary_row
 from planner.run import run_batches
 from tasks import Score
-from tasks.commands import ROOT, CommandError, OptionError, RunDir, integer, main
-from tasks.files import kept_json, read_json, write_json
+from tasks.commands import ROOT, CommandError, OptionError, RunDir, integer, main, plain
+from tasks.files import kept_json, read_json, sha256_of, write_json
 from tasks.provenance import command_line, commit
 from tasks.shipped import finetuned_folder, weights_folder
 from tasks.statistics import mean_interval, share_interval
 from tasks.task import held_out_seeds
-from world_model.model import fingerprint
+from world_model.model import WorldModel, fingerprint
+from world_model.sampling import sampling_options
 from world_model.video_metrics.features import I3D
 
 BASELINES = ("do_nothing", "constant_guess", "random_walk", "true_frames")
@@ -109,13 +111,24 @@ def baseline_row(name: str, parts: Parts, seeds: Sequence[int]) -> dict[str, Any
             env, layout, expert_episode(env, layout), parts.inverse_dynamics
         ),
     }
-    rows = rows_of([ways[name](layout) for layout in tqdm(layouts, desc=name, unit="episode")], seeds)
+    rows, lost = rows_of(ways[name], tqdm(layouts, desc=name, unit="episode"))
+    if not rows:
+        raise CommandError(
+            f"row {name}: no episode of {len(seeds)} is left to score; the last: {lost[seeds[-1]]}"
+        )
+    displaced = [d for r in rows for d in r["displaced"].values()]
     return {
         "executed": mean_interval([r["executed_distance"] for r in rows]),
         "imagined": None,
-        "displaced": share_interval([d for r in rows for d in r["displaced"].values()]),
+        "displaced": share_interval(displaced) if displaced else None,
         "success": share_interval([r["success"] for r in rows]),
         **details_of(rows),
+        **(
+            {"parts": {k: parts.header[k] for k in ("env", "inverse dynamics")}}
+            if name == "true_frames"
+            else {}
+        ),
+        "left_out": {str(seed): reason for seed, reason in lost.items()},
         "episodes": rows,
     }
 
@@ -135,22 +148,38 @@ def model_row(name: str, cfg: DictConfig, seeds: Sequence[int], run_dir: RunDir)
     rows = [summary_row(r) for r in results]
     for env in parts.envs:
         env.close()
-    return {**aggregate(rows), "condition_on": row.condition_on, "parts": parts.header, "episodes": rows}
+    lost = {str(s): reason for s, reason in left_out(run_dir / "rows" / name, seeds).items()}
+    named = {"condition_on": row.condition_on, "parts": parts.header, "left_out": lost}
+    return {**aggregate(rows), **named, "episodes": rows}
+
+
+def at_hand(row: ModelRow, cfg: DictConfig) -> bool:
+    """Whether a row's weights are given or shipped; the shipped loop's only beside the base that it began with."""
+    if row.loop and cfg.weights and not cfg.loop_weights.get(row.loop):
+        return False
+    try:
+        return bool(row_weights(row, cfg, cfg.task.name))
+    except CommandError:
+        return False
+
+
+def rows_at_hand(cfg: DictConfig) -> list[str]:
+    """Every row that can be measured with the weights at hand."""
+    return [*BASELINES, *(name for name, row in MODEL_ROWS.items() if at_hand(row, cfg))]
 
 
 def check_weights(name: str, cfg: DictConfig, run_dir: RunDir) -> None:
     """CommandError if a finished row ran on other weights than those it would run on now."""
     finished = run_dir / "finished" / f"{name}.json"
-    if name not in MODEL_ROWS or not finished.is_file():
+    if not finished.is_file():
         return
-    used = read_json(finished)["parts"]
+    used = read_json(finished).get("parts", {})
     reader = weights_folder(cfg.inverse_dynamics, cfg.task.name, "inverse_dynamics")
-    now = {
-        "weights": fingerprint(Path(row_weights(MODEL_ROWS[name], cfg, cfg.task.name))),
-        "inverse dynamics": fingerprint(reader),
-    }
+    now = {"inverse dynamics": fingerprint(reader)}
+    if name in MODEL_ROWS:
+        now["weights"] = fingerprint(Path(row_weights(MODEL_ROWS[name], cfg, cfg.task.name)))
     for part, version in now.items():
-        if not used[part].endswith(f"({version})"):
+        if part in used and not used[part].endswith(f"({version})"):
             raise CommandError(
                 f"{finished} ran with the {part} {used[part]}, now they are {version}; delete it and "
                 f"{run_dir / 'rows' / name}, or give another run_dir"
@@ -183,29 +212,44 @@ def frechet_of_rows(
         found = [load_result(run_dir / "rows" / name, s) for s in seeds]
         return column([r for r in found if r is not None])
 
-    kept = run_dir / "frechet"
+    options = sha256_of({"features": plain(cfg)["features"], "i3d": cfg.i3d, "resamples": cfg.resamples})
+    kept = run_dir / "frechet" / options[:8]
     return {n: kept_json(kept / f"{n}.json", partial(measured, n)) for n in names}
 
 
-def instruments(parts: Parts, seeds: Sequence[int], chunks: int, batch_size: int) -> dict[str, Any]:
-    """The instruments' own errors on expert episodes of held-out layouts, true and autoencoded frames; of the inverse
-    dynamics model on imagined ones, too."""
-    episodes, plans = [], []
-    for seed in tqdm(seeds[:50], desc="instruments", unit="episode"):
-        layout = parts.task.layout(seed)
-        episodes.append(expert_episode(parts.envs[0], layout))
-        plans.append(layout.plan)
+def instruments(
+    parts: Parts, models: Mapping[str, WorldModel], seeds: Sequence[int], chunks: int, batch_size: int
+) -> dict[str, Any]:
+    """The instruments' own errors on expert episodes of held-out layouts, true and autoencoded frames; and next chunks
+    as each of some world models imagines them without memory."""
+    layouts = [parts.task.layout(seed) for seed in seeds[:50]]
+    shown_by_expert = expert_episodes(parts.envs[0], layouts, "instruments")
+    plans, episodes = [layout.plan for layout, _ in shown_by_expert], [e for _, e in shown_by_expert]
     shown = {"true": [e.frames for e in episodes]}
     shown["autoencoded"] = [autoencoded(parts.world_model, f) for f in shown["true"]]
     reader = parts.inverse_dynamics
     read = {k: reading_error(reader, episodes, f) for k, f in shown.items()}
-    imagined = next_chunks(parts.world_model, episodes, plans, chunks, batch_size)
-    read["imagined"] = imagined_reading_error(reader, imagined)
-    return {
-        "inverse_dynamics": read,
-        "locate": {k: locating_error(parts.locator, episodes, f) for k, f in shown.items()},
-        "next_chunk": next_chunk_error(parts.locator, imagined),
-    }
+    after: dict[str, Any] = {}
+    for name, model in models.items():
+        imagined = next_chunks(model, episodes, plans, chunks, batch_size)
+        read[name] = imagined_reading_error(reader, imagined)
+        errors = next_chunk_error(parts.locator, imagined)
+        after |= {name: errors["imagined"], "copied": errors["copied"]}
+    found = {"inverse_dynamics": read, "next_chunk": after}
+    if parts.locator is not None:
+        found["locate"] = {k: locating_error(parts.locator, episodes, f) for k, f in shown.items()}
+    return found
+
+
+def kept_instruments(cfg: DictConfig, parts: Parts, seeds: Sequence[int], run_dir: RunDir) -> dict[str, Any]:
+    """:func:`instruments` of the base and of the weights behind the row ``full``, kept for those weights."""
+    models = {"imagined": parts.world_model}
+    if at_hand(full := MODEL_ROWS["full"], cfg):
+        folder = Path(row_weights(full, cfg, cfg.task.name))
+        models["imagined after the loop"] = open_world_model(cfg, folder)
+    used = [m.version for m in models.values()], parts.header["inverse dynamics"], cfg.chunks
+    kept = run_dir / f"instruments-{sha256_of(used)[:8]}.json"
+    return kept_json(kept, lambda: instruments(parts, models, seeds, cfg.chunks, cfg.batch_size))
 
 
 def provenance(parts: Parts, cfg: DictConfig) -> dict[str, Any]:
@@ -224,7 +268,8 @@ def run(cfg: DictConfig) -> None:
     episodes = integer(cfg, "episodes", 1)
     for key, minimum in (("batch_size", 1), ("chunks", 1), ("seed", 0), ("resamples", 1)):
         integer(cfg, key, minimum)
-    rows = list(cfg.rows)
+    sampling_options(cfg)
+    rows = rows_at_hand(cfg) if cfg.rows is None else list(cfg.rows)
     unknown = [r for r in rows if r not in (*BASELINES, *MODEL_ROWS)]
     if unknown or not rows:
         raise OptionError(f"rows={rows}: have {', '.join((*BASELINES, *MODEL_ROWS))}")
@@ -254,8 +299,7 @@ def run(cfg: DictConfig) -> None:
             continue
         check_weights(name, cfg, run_dir)
         kept_json(run_dir / "finished" / f"{name}.json", partial(table_row, name, cfg, parts, seeds, run_dir))
-    kept = run_dir / f"instruments-{cfg.chunks}.json"
-    measured = kept_json(kept, lambda: instruments(parts, seeds, cfg.chunks, cfg.batch_size))
+    measured = kept_instruments(cfg, parts, seeds, run_dir)
     found = {n: run_dir / "finished" / f"{n}.json" for n in (*BASELINES, *MODEL_ROWS)}
     table = {n: read_json(p) for n, p in found.items() if p.is_file()}
     done = [n for n in table if (run_dir / "rows" / n).is_dir()]
@@ -264,6 +308,7 @@ def run(cfg: DictConfig) -> None:
     result = {
         "task": parts.task.name,
         "unit": parts.task.unit,
+        "figure": parts.task.figure,
         "measured": parts.task.measured,
         "provenance": provenance(parts, cfg),
         "instruments": measured,
@@ -274,6 +319,7 @@ def run(cfg: DictConfig) -> None:
     from planner.results import write_results
 
     page = write_results(ROOT / cfg.results, ROOT / cfg.page)
+    write_json(run_dir / "result.json", result)  # last: it says that the table is finished
     print(page.read_text())
     print(f"{target}\n{page}")
 

@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
 
-from envs.base import TaskEnv
+import numpy as np
+from tqdm import tqdm
+
+from envs.base import EpisodeLostError, TaskEnv
 from envs.collect import record
 from tasks import Episode, Layout
 
 
 def expert_episode(env: TaskEnv, layout: Layout) -> Episode:
-    """The expert's episode of a layout. Raises RuntimeError where the expert fails."""
+    """The expert's episode of a layout. Raises EpisodeLostError where the expert fails."""
     episode, error = record(env, layout)
     if episode is None:
-        raise RuntimeError(f"the expert failed at seed {layout.seed}: {error}")
+        raise EpisodeLostError(f"the expert failed at seed {layout.seed}: {error}")
     return episode
+
+
+def expert_episodes(env: TaskEnv, layouts: Sequence[Layout], title: str) -> list[tuple[Layout, Episode]]:
+    """The expert's episodes of those layouts in which it does not fail; it is said in which it does.
+
+    Raises:
+        EpisodeLostError: it fails in all.
+    """
+    found: list[tuple[Layout, Episode]] = []
+    reason = "there are no layouts"
+    for layout in tqdm(layouts, desc=title, unit="episode"):
+        try:
+            found.append((layout, expert_episode(env, layout)))
+        except EpisodeLostError as error:
+            reason = str(error)
+            tqdm.write(f"seed {layout.seed} left out: {reason}")
+    if not found:
+        raise EpisodeLostError(f"none of {len(layouts)} episodes of the expert is left: {reason}")
+    return found
 
 
 def chunk_ends(env: TaskEnv, layout: Layout) -> np.ndarray:

@@ -12,10 +12,9 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from envs.base import TaskEnv
-from planner.expert_episode import expert_episode
+from planner.expert_episode import expert_episodes
 from planner.loop import PlanResult
 from tasks import Subgoal
 from world_model.video_metrics.features import I3D, FrameExtractor
@@ -43,9 +42,9 @@ class FrechetColumn:
     @cached_property
     def _true(self) -> dict[str, list[np.ndarray]]:
         videos = []
-        for seed in tqdm(self.seeds, desc="true videos", unit="episode"):
-            layout = self.env.task.layout(seed)
-            videos.append(expert_episode(self.env, layout).frames[self._begin(layout.plan) :])
+        layouts = [self.env.task.layout(seed) for seed in self.seeds]
+        for layout, episode in expert_episodes(self.env, layouts, "true videos"):
+            videos.append(episode.frames[self._begin(layout.plan) :])
         return self._sets(videos)
 
     def _begin(self, plan: Sequence[Subgoal]) -> int:

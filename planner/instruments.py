@@ -46,12 +46,18 @@ def next_chunks(
     chunks: int,
     batch_size: int,
 ) -> list[NextChunk]:
-    """The first ``chunks`` chunks of some episodes, each imagined from true past frames; the n-th with seed n."""
-    wanted = [
-        (episode, segment, subgoal)
+    """``chunks`` chunks drawn from all of some episodes, each imagined from true past frames; the n-th with seed n."""
+    all_of_them = [
+        (
+            episode,
+            segment,
+            replace(subgoal, text=segment.caption),
+        )  # a simulator's own words, where it has some
         for episode, plan in zip(episodes, plans, strict=True)
         for segment, subgoal in zip(episode.segments, plan, strict=True)
-    ][:chunks]
+    ]
+    drawn = np.random.default_rng(0).permutation(len(all_of_them))[:chunks]
+    wanted = [all_of_them[k] for k in sorted(drawn)]
     pasts = [e.frames[max(0, s.start + 1 - model.past_frames) : s.start + 1] for e, s, _ in wanted]
     made: dict[int, np.ndarray] = {}
     for length in sorted({len(p) for p in pasts}):
@@ -62,7 +68,10 @@ def next_chunks(
                 model, np.stack([pasts[k] for k in batch]), [wanted[k][2] for k in batch], batch
             )
             made |= dict(zip(batch, frames, strict=True))
-    return [NextChunk(*wanted[k], past, made[k]) for k, past in enumerate(pasts)]
+    return [
+        NextChunk(e, s, g, past, made[k])
+        for k, ((e, s, g), past) in enumerate(zip(wanted, pasts, strict=True))
+    ]
 
 
 def imagine_after(
@@ -129,12 +138,12 @@ def _spread(errors: np.ndarray, unit: str) -> dict[str, float]:
     }
 
 
-def next_chunk_error(locator: Locator, chunks: Sequence[NextChunk]) -> dict[str, dict[str, float]]:
+def next_chunk_error(locator: Locator | None, chunks: Sequence[NextChunk]) -> dict[str, dict[str, float]]:
     """Imagined next chunks from true past frames, against copying the last frame.
 
-    PSNR (dB) of the chunk's frames, and for chunks that leave a thing somewhere its distance from the truth
-    in the last frame, in the locator's unit (and px), and the share not found; each kind of subgoal apart,
-    for only a memory can tell where a return leads.
+    PSNR (dB) of the chunk's frames, and, with a locator, for chunks that leave a thing somewhere its distance from
+    the truth in the last frame, in the locator's unit (and px), and the share not found; each kind of subgoal
+    apart, for only a memory can tell where a return leads.
     """
     errors: dict[str, list[float]] = {"imagined": [], "copied": []}
     landed: dict[tuple[str, str], list[float]] = {}
@@ -142,13 +151,15 @@ def next_chunk_error(locator: Locator, chunks: Sequence[NextChunk]) -> dict[str,
         shown = {"imagined": c.made, "copied": np.repeat(c.past[-1:], len(c.truth), 0)}
         for name, frames in shown.items():
             errors[name].append(float(((frames.astype(np.float64) - c.truth) ** 2).mean()))
-            gap = locator.chunk_error(c.episode, c.segment, c.subgoal, frames)
-            if gap is not None:
+            gap = locator.chunk_error(c.episode, c.segment, c.subgoal, frames) if locator else None
+            if locator and gap is not None:
                 landed.setdefault((name, c.subgoal.kind), []).append(locator.scale * gap)
-    pixel = locator.pixel(chunks[0].episode)
-    out = {
+    out: dict[str, dict[str, float]] = {
         n: {"psnr": float(10 * np.log10(255**2 / np.mean(e))), "chunks": len(e)} for n, e in errors.items()
     }
+    if locator is None:
+        return out
+    pixel = locator.pixel(chunks[0].episode)
     for (name, kind), values in landed.items():
         found = np.array(values)[np.isfinite(values)]
         middle = float(np.median(found)) if len(found) else float("nan")

@@ -8,11 +8,11 @@ task lets the expert explore first is not imagined: the camera's frames of it go
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -28,6 +28,28 @@ from world_model.model import Chunk, Rollout, WorldModel
 ConditionOn = Literal["imagined", "observed"]
 
 
+class SeedLostError(EpisodeLostError):
+    """An episode that must not be scored.
+
+    Attributes:
+        seed: of its layout.
+        reason: what happened.
+    """
+
+    def __init__(self, seed: int, reason: str):
+        super().__init__(f"seed {seed} can't be scored: {reason}")
+        self.seed, self.reason = seed, reason
+
+
+@contextmanager
+def losing(seed: int) -> Iterator[None]:
+    """Say whose episode is lost inside. Raises SeedLostError for EpisodeLostError."""
+    try:
+        yield
+    except EpisodeLostError as error:
+        raise SeedLostError(seed, str(error)) from None
+
+
 @dataclass(frozen=True)
 class PlanResult:
     """One episode: what was asked, imagined and done.
@@ -39,9 +61,9 @@ class PlanResult:
             chunks that were explored.
         executed: frames, actions and true positions.
         located: ``(1 + nF, N, 3)`` positions that the locator reads off the imagined frames; NaN where it
-            finds nothing that it can place.
+            finds nothing that it can place; None without a locator.
         score: of the executed episode.
-        imagined_score: of the located positions.
+        imagined_score: of the located positions, if there are any.
         errors: per action that could not be carried out, its reason.
         seconds: per part, this episode's share of the batch's time.
         effect: per chunk, how much Θ changed the predicted noise, if the memory measures it.
@@ -52,9 +74,9 @@ class PlanResult:
     plan: tuple[Subgoal, ...]
     imagined: np.ndarray
     executed: Episode
-    located: np.ndarray
+    located: np.ndarray | None
     score: Score
-    imagined_score: Score
+    imagined_score: Score | None
     errors: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
     effect: tuple[float, ...] = ()
@@ -63,7 +85,7 @@ class PlanResult:
 
 @dataclass
 class Running:
-    """One environment's record while its episode goes on."""
+    """One environment's record while its episode goes on; once the simulator ends it, the last frame stays."""
 
     env: TaskEnv
     layout: Layout
@@ -74,6 +96,7 @@ class Running:
     imagined: list[np.ndarray] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     notes: tuple[str, ...] = ()
+    over: bool = False
 
 
 class Clock:
@@ -89,47 +112,79 @@ class Clock:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin
 
 
+def reset(env: TaskEnv, layout: Layout) -> tuple[np.ndarray, dict[str, Any]]:
+    """The first ``(H, W, 3)`` frame of a layout and what else is known. Raises SeedLostError."""
+    with losing(layout.seed):
+        return env.reset(seed=layout.seed, options={"layout": layout})
+
+
 def begin(env: TaskEnv, seed: int, decomposer: Decomposer, instruction: str | None) -> Running:
     """Reset one environment and decompose its instruction; a given one may need another layout of the
     seed, in which what it asks for can be asked."""
     task = env.task
-    frame, info = env.reset(seed=seed, options={"layout": task.layout(seed)})
+    frame, info = reset(env, task.layout(seed))
     layout = info["layout"]  # a simulator may have words of its own for what is asked
     decomposed = decomposer.decompose(task, instruction or layout.instruction, frame)
     plan = tuple(decomposed.subgoals)
     task.check_plan(plan)
     if instruction is not None:
         layout = replace(task.layout(seed, task.moves(plan)), instruction=instruction, plan=plan)
-        frame, info = env.reset(seed=seed, options={"layout": layout})
+        frame, info = reset(env, layout)
     notes = tuple(decomposed.notes)
+    if (asked := info["layout"].instruction) != layout.instruction:
+        notes += (f"the simulator asks for {asked!r}, and success is that",)
     return Running(env, layout, plan, [frame], [info["positions"]], imagined=[frame], notes=notes)
 
 
 def execute(running: Running, actions: np.ndarray) -> None:
-    """Carry out ``(F, A)`` actions; one that can't be carried out, or not to its end, leaves its reason."""
+    """Carry out ``(F, A)`` actions; one that can't be carried out, or not to its end, leaves its reason. What
+    comes after the simulator has ended the episode is not sent; an end without a reward leaves a reason, too.
+
+    Raises:
+        SeedLostError: the simulator is gone.
+    """
     for action in actions:
-        frame, _, _, _, info = running.env.step(action)
-        if info.get("lost"):
-            raise EpisodeLostError(f"seed {running.layout.seed} can't be scored: {info['error']}")
-        if info["error"]:
-            running.errors.append(info["error"])
+        frame, positions = running.executed[-1], running.positions[-1]
+        if not running.over:
+            frame, reward, running.over, _, info = running.env.step(action)
+            if info.get("lost"):
+                raise SeedLostError(running.layout.seed, info["error"])
+            early = f"EpisodeOverError: the simulator ended the episode at action {len(running.actions) + 1}"
+            if error := info["error"] or (early if running.over and float(reward) <= 0 else None):
+                running.errors.append(error)
+            positions = info["positions"]
         running.executed.append(frame)
-        running.positions.append(info["positions"])
+        running.positions.append(positions)
         running.actions.append(np.asarray(action, np.float32))
 
 
+def execute_whole(running: Running, actions: np.ndarray) -> None:
+    """Carry out ``(F, A)`` actions of what is explored first, without which it is another episode.
+
+    Raises:
+        SeedLostError: one of them was not carried out to its end.
+    """
+    before = len(running.errors)
+    execute(running, actions)
+    if blocked := running.errors[before:]:
+        raise SeedLostError(
+            running.layout.seed, f"what is explored first was not walked to its end: {blocked[0]}"
+        )
+
+
 def explore(running: Running, k: int) -> None:
-    """Let the expert carry out chunk k of the plan."""
+    """Let the expert carry out chunk k of the plan. Raises SeedLostError where it does not come through."""
     now, home = (
         dict(zip(running.env.names, p, strict=True)) for p in (running.positions[-1], running.positions[0])
     )
-    execute(running, expert_actions(running.env.task, now, running.plan[k], home, running.plan, k))
+    execute_whole(running, expert_actions(running.env.task, now, running.plan[k], home, running.plan, k))
 
 
 def expected_ends(running: Running) -> np.ndarray:
     """``(n, H, W, 3)``: how the expert ends each chunk of an episode that has just begun; begins it anew."""
-    ends = chunk_ends(running.env, running.layout)
-    running.env.reset(seed=running.layout.seed, options={"layout": running.layout})
+    with losing(running.layout.seed):
+        ends = chunk_ends(running.env, running.layout)
+    reset(running.env, running.layout)
     return ends
 
 
@@ -139,7 +194,7 @@ def run_episodes(
     decomposer: Decomposer,
     world_model: WorldModel,
     inverse_dynamics: InverseDynamics,
-    locator: Locator,
+    locator: Locator | None,
     condition_on: ConditionOn = "imagined",
     instruction: str | None = None,
     on_chunk: Callable[[int, int], None] | None = None,
@@ -150,6 +205,7 @@ def run_episodes(
 
     Args:
         seeds: one per environment: its layout and every random draw.
+        locator: reads positions off imagined frames; without one, what is imagined is not measured.
         condition_on: what the next chunk starts from. ``imagined`` latents go straight into the next
             past and into fast learning, never decoded and encoded again; with ``observed`` the
             encoded camera frames replace both.
@@ -157,6 +213,9 @@ def run_episodes(
         on_chunk: called with (chunks done, chunks in all).
         load_memory: a saved memory that every episode starts with; None starts with an empty one.
         save_memory: where each episode's memory is written at its start and after each chunk.
+
+    Raises:
+        SeedLostError: one of the episodes must not be scored, and so the others have come to no end.
     """
     clock = Clock()
     with clock.part("reset"):
@@ -167,13 +226,7 @@ def run_episodes(
     effects: dict[int, tuple[float, ...]] = {}
     for group in order:
         members, explored = [running[i] for i in group], shapes[group[0]][0]
-        with clock.part("encode"):
-            rollout = world_model.start(np.stack([r.executed[0] for r in members]), [seeds[i] for i in group])
-        if world_model.foresees:
-            with clock.part("foresee"):
-                rollout = world_model.foresee(rollout, np.stack([expected_ends(r) for r in members]))
-        if load_memory:
-            rollout = world_model.load_memory(rollout, load_memory)
+        rollout = _start(members, [seeds[i] for i in group], world_model, load_memory, clock)
         if save_memory:
             world_model.save_memory(rollout, save_memory)
         for k in range(len(members[0].plan)):
@@ -191,6 +244,17 @@ def run_episodes(
         results = [_result(r, locator) for r in running]
     share = {name: round(s / len(running), 4) for name, s in clock.seconds.items()}
     return [replace(r, seconds=share, effect=effects[i]) for i, r in enumerate(results)]
+
+
+def _start(
+    members: list[Running], seeds: list[int], world_model: WorldModel, load_memory: Path | None, clock: Clock
+) -> Rollout:
+    with clock.part("encode"):
+        rollout = world_model.start(np.stack([r.executed[0] for r in members]), seeds)
+    if world_model.foresees:
+        with clock.part("foresee"):
+            rollout = world_model.foresee(rollout, np.stack([expected_ends(r) for r in members]))
+    return world_model.load_memory(rollout, load_memory) if load_memory else rollout
 
 
 def _explored_chunk(
@@ -250,10 +314,13 @@ def score_executed(running: Running) -> tuple[Episode, Score]:
     return executed, task.score(executed.positions, task.released(executed), executed.names, running.plan)
 
 
-def _result(running: Running, locator: Locator) -> PlanResult:
+def _result(running: Running, locator: Locator | None) -> PlanResult:
     executed, score = score_executed(running)
     imagined = np.stack(running.imagined)
-    located, imagined_score = score_located(running.env.task, imagined, running, locator)
+    located: np.ndarray | None = None
+    imagined_score: Score | None = None
+    if locator is not None:
+        located, imagined_score = score_located(running.env.task, imagined, running, locator)
     return PlanResult(
         running.layout,
         running.plan,

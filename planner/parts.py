@@ -10,25 +10,27 @@ from omegaconf import DictConfig
 
 from envs.base import TaskEnv
 from inverse_dynamics.model import InverseDynamics
-from planner.decomposer.base import Decomposer
+from planner.decomposer.base import AS_TOLD, Decomposer
 from planner.locator import Locator
 from tasks import Task
 from tasks.commands import ROOT, CommandError, factory
 from tasks.shipped import weights_folder
 from world_model.device import pick_device, pick_dtype
+from world_model.memory.base import AnyMemory
 from world_model.model import WorldModel, fingerprint
+from world_model.sampling import sampling_options
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Everything an episode needs, and a line of text that names each."""
+    """Everything an episode needs, and a line of text that names each; no locator where none is written."""
 
     task: Task
     envs: list[TaskEnv]
     decomposer: Decomposer
     world_model: WorldModel
     inverse_dynamics: InverseDynamics
-    locator: Locator
+    locator: Locator | None
     header: dict[str, str]
 
 
@@ -47,28 +49,27 @@ def versions(cfg: DictConfig) -> dict[str, str]:
     return {"world_model": fingerprint(world_model), "inverse_dynamics": fingerprint(reader)}
 
 
+def open_world_model(cfg: DictConfig, folder: Path, memory: AnyMemory | None = None) -> WorldModel:
+    """The world model of a folder, with the device, precision and sampling that ``cfg`` names."""
+    device = pick_device(cfg.device)
+    return WorldModel.from_pretrained(
+        folder,
+        memory,
+        device,
+        pick_dtype(cfg.precision, device),
+        **sampling_options(cfg),
+    )
+
+
 def assemble(cfg: DictConfig, count: int) -> Parts:
     """Open every part of ``cfg``; ``count`` environments."""
-    if cfg.get("locator") is None:
-        raise CommandError(
-            f"task={cfg.task.name}: nothing is known that reads positions off its frames; write a locator and "
-            "its configs/locator/TASK.yaml"
-        )
     task: Task = hydra.utils.instantiate(cfg.task)
     make_env = factory(cfg, "env")
     decomposer: Decomposer = hydra.utils.instantiate(cfg.decomposer)
     memory = hydra.utils.instantiate(cfg.memory)
     device = pick_device(cfg.device)
     model_folder, reader_folder = model_folders(cfg)
-    world_model = WorldModel.from_pretrained(
-        model_folder,
-        memory,
-        device,
-        pick_dtype(cfg.precision, device),
-        sampling_steps=cfg.sampling_steps,
-        guidance=None if cfg.guidance is None else tuple(cfg.guidance),
-        theta_in=None if cfg.theta_in is None else tuple(cfg.theta_in),
-    )
+    world_model = open_world_model(cfg, model_folder, memory)
     if world_model.settings.chunk_frames != task.chunk_frames:
         raise CommandError(
             f"{model_folder} makes chunks of {world_model.settings.chunk_frames} frames, "
@@ -85,10 +86,16 @@ def assemble(cfg: DictConfig, count: int) -> Parts:
         "weights": f"{_shown(model_folder)} ({world_model.version})",
         "memory": memory.name,
         "inverse dynamics": f"{_shown(reader_folder)} ({fingerprint(reader_folder)})",
-        "decomposer": decomposer.name,
+        "decomposer": decomposer.name if task.as_told(task.instruction) is None else AS_TOLD,
         "device": f"{device}, {cfg.precision}",
     }
-    locator = hydra.utils.instantiate(cfg.locator)(task=task, env=envs[0], reader=reader)
+    locator = None
+    if cfg.get("locator") is None:
+        header[f"imagined {task.figure}"] = (
+            "not measured: nothing in configs/locator reads this task's frames"
+        )
+    else:
+        locator = hydra.utils.instantiate(cfg.locator)(task=task, env=envs[0], reader=reader)
     return Parts(task, envs, decomposer, world_model, reader, locator, header)
 
 

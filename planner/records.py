@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,21 +16,23 @@ from tasks import Episode, Layout, Score, Segment, Subgoal
 from tasks.files import atomic_path, read_json, write_json
 from tasks.statistics import mean_interval, share_interval
 
-ARRAYS = ("imagined", "located")
+LEFT_OUT = "left_out"  # the folder, beside the episodes, of those that must not be scored
 
 
 def summary_row(result: PlanResult) -> dict[str, Any]:
-    """What ``result.json`` says of one episode; ``details`` only where the task has some."""
+    """What ``result.json`` says of one episode; ``details`` only where the task has some, None of what was imagined
+    where nothing measures it."""
+    imagined = result.imagined_score
     row: dict[str, Any] = {
         "seed": result.layout.seed,
         "instruction": result.layout.instruction,
         "plan": [s.text for s in result.plan],
         "executed_distance": result.score.distance,
-        "imagined_distance": result.imagined_score.distance,
+        "imagined_distance": imagined.distance if imagined else None,
         "displaced": dict(result.score.displaced),
         "success": result.score.success,
         "distances": dict(result.score.distances),
-        "imagined_distances": dict(result.imagined_score.distances),
+        "imagined_distances": dict(imagined.distances) if imagined else None,
         "imagined_lost": lost_things(result),
         "notes": list(result.notes),
         "errors": list(result.errors),
@@ -40,7 +43,9 @@ def summary_row(result: PlanResult) -> dict[str, Any]:
 
 
 def lost_things(result: PlanResult) -> dict[str, bool]:
-    """Per returned thing, whether it is not to be found in the frame that ends its return."""
+    """Per returned thing, whether it is not to be found in the frame that ends its return; empty without a locator."""
+    if result.located is None:
+        return {}
     names = result.layout.names
     chunk = (len(result.imagined) - 1) // len(result.plan)
     ends = {s.object: chunk * (i + 1) for i, s in enumerate(result.plan) if s.kind == "return"}
@@ -58,9 +63,9 @@ def aggregate(rows: list[dict[str, Any]]) -> dict[str, Any]:
     updates = range(min((len(e) for e in effects), default=0))
     total: dict[str, Any] = {
         "executed": mean_interval([r["executed_distance"] for r in rows]),
-        "imagined": mean_interval([r["imagined_distance"] for r in rows]),
+        "imagined": imagined_interval(rows),
         "executed_over_displaced": mean_interval(moved) if moved else None,
-        "displaced": share_interval(displaced),
+        "displaced": share_interval(displaced) if displaced else None,
         "success": share_interval([r["success"] for r in rows]),
         "imagined_lost": share_interval(lost) if lost else None,
         "seconds_per_episode": {
@@ -72,6 +77,12 @@ def aggregate(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return total | details_of(rows)
 
 
+def imagined_interval(rows: list[dict[str, Any]]) -> dict[str, float] | None:
+    """The imagined distance of a group of episodes; None where nothing measures it."""
+    found = [r["imagined_distance"] for r in rows if r["imagined_distance"] is not None]
+    return mean_interval(found) if found else None
+
+
 def by_chunks(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Executed distance and success apart for each length of plan."""
     lengths = sorted({len(r["plan"]) for r in rows})
@@ -79,7 +90,7 @@ def by_chunks(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {
         n: {
             "executed": mean_interval([r["executed_distance"] for r in group]),
-            "imagined": mean_interval([r["imagined_distance"] for r in group]),
+            "imagined": imagined_interval(group),
             "success": share_interval([r["success"] for r in group]),
         }
         for n, group in groups.items()
@@ -96,15 +107,11 @@ def save_result(folder: Path, result: PlanResult) -> None:
     """Write ``SEED.npz`` and then ``SEED.json``, which says that it is complete."""
     stem = folder / str(result.layout.seed)
     e = result.executed
+    arrays = {"imagined": result.imagined, "frames": e.frames, "actions": e.actions, "positions": e.positions}
+    if result.located is not None:
+        arrays["located"] = result.located
     with atomic_path(stem.with_suffix(".npz")) as temp, open(temp, "wb") as file:
-        np.savez_compressed(
-            file,
-            imagined=result.imagined,
-            located=result.located,
-            frames=e.frames,
-            actions=e.actions,
-            positions=e.positions,
-        )
+        np.savez_compressed(file, allow_pickle=False, **arrays)
     record = {
         "layout": {**_plain_layout(result.layout)},
         "plan": [asdict(s) for s in result.plan],
@@ -112,7 +119,7 @@ def save_result(folder: Path, result: PlanResult) -> None:
         "segments": [asdict(s) for s in e.segments],
         "provenance": e.provenance,
         "score": asdict(result.score),
-        "imagined_score": asdict(result.imagined_score),
+        "imagined_score": asdict(result.imagined_score) if result.imagined_score else None,
         "notes": result.notes,
         "errors": result.errors,
         "seconds": result.seconds,
@@ -124,6 +131,17 @@ def save_result(folder: Path, result: PlanResult) -> None:
 def has_result(folder: Path, seed: int) -> bool:
     """Whether the episode of a seed is finished."""
     return (folder / f"{seed}.json").is_file()
+
+
+def leave_out(folder: Path, seed: int, reason: str) -> None:
+    """Write down that the episode of a seed must not be scored, so that it is not tried again."""
+    write_json(folder / LEFT_OUT / f"{seed}.json", {"seed": seed, "reason": reason})
+
+
+def left_out(folder: Path, seeds: Sequence[int]) -> dict[int, str]:
+    """The seeds whose episodes must not be scored, and why."""
+    files = {seed: folder / LEFT_OUT / f"{seed}.json" for seed in seeds}
+    return {seed: str(read_json(file)["reason"]) for seed, file in files.items() if file.is_file()}
 
 
 def load_result(folder: Path, seed: int) -> PlanResult | None:
@@ -156,9 +174,9 @@ def load_result(folder: Path, seed: int) -> PlanResult | None:
             arrays["frames"], arrays["actions"], tuple(Segment(**s) for s in record["segments"]), arrays["positions"],
             tuple(record["names"]), record["provenance"],
         ),
-        arrays["located"],
+        arrays.get("located"),
         Score(**record["score"]),
-        Score(**record["imagined_score"]),
+        Score(**record["imagined_score"]) if record["imagined_score"] else None,
         tuple(record["errors"]),
         record["seconds"],
         tuple(record.get("effect", ())),

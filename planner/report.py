@@ -39,12 +39,13 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class Summary:
-    """The figures of a run over ``n`` episodes; distances in the task's unit, shares in 0 … 1."""
+    """The figures of a run over ``n`` episodes; distances in the task's unit, shares in 0 … 1. None where nothing
+    measures what is imagined, or nothing is to be displaced."""
 
     n: int
     executed: Interval
     imagined: Interval | None
-    displaced: float
+    displaced: float | None
     success: Interval
 
 
@@ -61,10 +62,11 @@ class EpisodeReport:
         names: of the N things.
         starts: ``(N, 3)``, in the task's unit.
         executed_track: ``(T, N, 3)`` true positions.
-        imagined_track: ``(T, N, 3)`` positions read off the imagined frames; NaN where not found.
+        imagined_track: ``(T, N, 3)`` positions read off the imagined frames; NaN where not found; None where
+            nothing reads them.
         executed_distances: per waypoint of the plan.
-        imagined_distances: the same waypoints, as scored on the imagined track.
-        displaced: whether everything the plan returns was moved away first.
+        imagined_distances: the same waypoints, as scored on the imagined track; empty without one.
+        displaced: whether everything the plan returns was moved away first; None where nothing is to be.
         success: as the task scores it.
         seconds: wall-clock per part, in the order to show.
         notes: how the decomposer read open words.
@@ -81,10 +83,10 @@ class EpisodeReport:
     names: tuple[str, ...]
     starts: np.ndarray
     executed_track: np.ndarray
-    imagined_track: np.ndarray
+    imagined_track: np.ndarray | None
     executed_distances: Mapping[str, float]
     imagined_distances: Mapping[str, float]
-    displaced: bool
+    displaced: bool | None
     success: bool
     seconds: Mapping[str, float]
     notes: tuple[str, ...] = ()
@@ -105,7 +107,8 @@ def write_report(
     fps: float = 4.0,
     walls: np.ndarray | None = None,
 ) -> Path:
-    """Write ``report.html``, and beside it ``media/episode_<seed>.mp4``, ``.gif`` and ``_paths.png``.
+    """Write ``report.html`` and give its path; beside it ``media/episode_<seed>.mp4``, ``.gif`` and, of an episode
+    with an imagined track, ``_paths.png``.
 
     Args:
         run_dir: folder to write to.
@@ -120,9 +123,6 @@ def write_report(
         fps: frames a second of the clips.
         walls: ``(S, 4)`` lines of the map.
 
-    Returns:
-        The path of the page.
-
     Raises:
         ValueError: no episodes.
     """
@@ -132,13 +132,9 @@ def write_report(
     shown = []
     for e in episodes[:media]:
         stem = _make_clips(run_dir / "media", e, fps)
-        if camera is None:
-            _draw_map(stem, e, task, np.zeros((0, 4)) if walls is None else walls)
-        else:
-            draw_paths(
-                f"{stem}_paths.png", camera, e.names, e.starts, e.executed_track, e.imagined_track,
-                places or {}, task.tolerance,
-            )  # fmt: skip
+        _draw(
+            f"{stem}_paths.png", e, task, camera, places or {}, np.zeros((0, 4)) if walls is None else walls
+        )
         shown.append((e, stem))
     given = {e.instruction for e in episodes}
     asked = episodes[0].instruction if len(given) == 1 else f"Instructions such as: {task.instruction}"
@@ -175,11 +171,24 @@ def _make_clips(folder: Path, e: EpisodeReport, fps: float) -> Path:
     return stem
 
 
-def _draw_map(stem: Path, e: EpisodeReport, task: Task, walls: np.ndarray) -> None:
+def _draw(
+    path: str,
+    e: EpisodeReport,
+    task: Task,
+    camera: Camera | None,
+    places: Mapping[str, np.ndarray],
+    walls: np.ndarray,
+) -> None:
+    executed, imagined = e.executed_track, e.imagined_track
+    if imagined is None:  # the task's positions may be no places
+        return
+    if camera is not None:
+        draw_paths(path, camera, e.names, e.starts, executed, imagined, places, task.tolerance)
+        return
     explored = task.explored(e.plan) * task.chunk_frames
-    places = task.landmarks(e.starts, e.plan)
-    tracks = e.executed_track[:, 0, :2], e.imagined_track[:, 0, :2]
-    draw_map(f"{stem}_paths.png", walls, places, *tracks, explored, task.tolerance, task.unit)
+    marks = task.landmarks(e.starts, e.plan)
+    tracks = executed[:, 0, :2], imagined[:, 0, :2]
+    draw_map(path, walls, marks, *tracks, explored, task.tolerance, task.unit)
 
 
 # --- pieces of the page ----------------------------------------------------------------------------
@@ -188,8 +197,8 @@ def _draw_map(stem: Path, e: EpisodeReport, task: Task, walls: np.ndarray) -> No
 def _headline(s: Summary, task: Task) -> str:
     done = round(s.success.mean * s.n)
     what = "all" if done == s.n and s.n > 1 else f"{done} of {s.n}"
-    distance = length(s.executed.mean, task.unit)
-    return f"{what} episode{'s' if s.n != 1 else ''} succeeded, {distance} from {task.goal} on average"
+    mean = task.headline.format(figure=length(s.executed.mean, task.unit))
+    return f"{what} episode{'s' if s.n != 1 else ''} succeeded, {mean}"
 
 
 def _cards(s: Summary, task: Task) -> str:
@@ -197,15 +206,20 @@ def _cards(s: Summary, task: Task) -> str:
         return f"95% interval {length(v.low, task.unit)} to {length(v.high, task.unit)}"
 
     share = f"95% interval {s.success.low:.0%} to {s.success.high:.0%}"
+    means = task.success_means.format(tolerance=length(task.tolerance, task.unit))
     cards = [
-        ("executed", "Executed distance", length(s.executed.mean, task.unit), interval(s.executed)),
-        ("", "Success", f"{s.success.mean:.0%}", f"back within {length(task.tolerance, task.unit)}; {share}"),
-        ("", "Displaced", f"{s.displaced:.0%}", task.displaced_means),
+        (kind, f"{kind.capitalize()} {task.figure}", length(v.mean, task.unit), interval(v))
+        for kind, v in (("executed", s.executed), ("imagined", s.imagined))
+        if v
     ]
-    if s.imagined:
-        cards.insert(
-            1, ("imagined", "Imagined distance", length(s.imagined.mean, task.unit), interval(s.imagined))
-        )
+    cards.append(("", "Success", f"{s.success.mean:.0%}", f"{means}; {share}"))
+    if s.displaced is not None:
+        cards.append(("", "Displaced", f"{s.displaced:.0%}", task.displaced_means))
+    imagined = (
+        "is read off the imagined frames"
+        if s.imagined
+        else "is not measured: nothing reads it off the frames"
+    )
     items = "".join(
         f'<div class="card {kind}"><dt>{name}</dt><dd><strong>{value}</strong><span>{note}</span></dd></div>'
         for kind, name, value, note in cards
@@ -213,7 +227,7 @@ def _cards(s: Summary, task: Task) -> str:
     return (
         f'<section aria-label="Summary"><dl class=cards>{items}</dl>'
         f"<p class=note>{escape(task.measured)} "
-        "<b>Executed</b> is the truth in the simulator; <b>imagined</b> is read off the imagined frames. "
+        f"<b>Executed</b> is the truth in the simulator; <b>imagined</b> {imagined}. "
         f"{s.n} episode{'s' if s.n != 1 else ''}.</p></section>"
     )
 
@@ -225,19 +239,22 @@ def _parts(header: Mapping[str, str]) -> str:
 
 def _episode(e: EpisodeReport, stem: Path, task: Task, drawn: str) -> str:
     clip = _data(stem.with_suffix(".mp4").read_bytes(), "video/mp4")
-    plot = _data(Path(f"{stem}_paths.png").read_bytes(), "image/png")
     ends = _ends(e, task)
     return (
-        f'<section class=episode id="episode-{e.seed}"><h2>Episode {e.seed} {_badge(e)}</h2>'
+        f'<section class=episode id="episode-{e.seed}"><h2>Episode {e.seed} {_badge(e, task)}</h2>'
         f"<blockquote>{escape(e.instruction)}</blockquote><p>{escape(' '.join(ends))}</p>"
         f'<div class=media><figure><video src="{clip}" controls loop muted autoplay playsinline '
         f'aria-label="Imagined frames beside executed frames"></video>'
         "<figcaption>What the model imagined, beside what the robot did.</figcaption></figure>"
-        f'<figure><img src="{plot}" alt="{escape(" ".join(ends), quote=True)}">'
-        f"<figcaption>{drawn}</figcaption></figure></div>"
+        f"{_plot(stem, ' '.join(ends), drawn) if e.imagined_track is not None else ''}</div>"
         f"{_strip(e)}{_list('How the instruction was read', e.notes)}"
         f"{_list('Actions that could not be carried out', e.errors)}</section>"
     )
+
+
+def _plot(stem: Path, said: str, drawn: str) -> str:
+    plot = _data(Path(f"{stem}_paths.png").read_bytes(), "image/png")
+    return f'<figure><img src="{plot}" alt="{escape(said, quote=True)}"><figcaption>{drawn}</figcaption></figure>'
 
 
 def _list(title: str, lines: Sequence[str]) -> str:
@@ -249,7 +266,7 @@ def _list(title: str, lines: Sequence[str]) -> str:
 
 def _ends(e: EpisodeReport, task: Task) -> list[str]:
     """Where each returned thing ended; says so where the score counts another distance than that. Of a
-    waypoint that is no thing, its distance."""
+    waypoint that is no thing, and where nothing is read off the imagined frames, its distance."""
 
     def said(name: str, track: np.ndarray, counted: float) -> str:
         gap = float(np.linalg.norm(track[-1, e.names.index(name)] - e.starts[e.names.index(name)]))
@@ -259,6 +276,9 @@ def _ends(e: EpisodeReport, task: Task) -> list[str]:
 
     ends = []
     for name, counted in e.executed_distances.items():
+        if e.imagined_track is None:
+            ends.append(f"{name}: {length(counted, task.unit)}.")
+            continue
         dreamt = e.imagined_distances[name]
         if name in e.names:
             done = said(name, e.executed_track, counted)
@@ -288,12 +308,16 @@ def _strip(e: EpisodeReport) -> str:
 
 def _table(episodes: Sequence[EpisodeReport], task: Task, shown: set[int]) -> str:
     parts = list(dict.fromkeys(part for e in episodes for part in e.seconds))
+    imagined, moved = (
+        any(e.imagined_distances for e in episodes),
+        any(e.displaced is not None for e in episodes),
+    )
     heads = [
         "seed",
         "instruction",
-        "imagined",
+        *["imagined"] * imagined,
         "executed",
-        "displaced",
+        *["displaced"] * moved,
         "success",
         *(f"{p}, s" for p in parts),
     ]
@@ -304,9 +328,10 @@ def _table(episodes: Sequence[EpisodeReport], task: Task, shown: set[int]) -> st
             f"<th scope=row>{seed}</th><td>{escape(e.instruction)}</td>",
             *(
                 f"<td class=n>{length(_mean(d), task.unit)}</td>"
-                for d in (e.imagined_distances, e.executed_distances)
+                for d in (*[e.imagined_distances] * imagined, e.executed_distances)
             ),
-            f"<td>{'yes' if e.displaced else 'no'}</td><td>{_badge(e)}</td>",
+            *[f"<td>{'yes' if e.displaced else 'no'}</td>"] * moved,
+            f"<td>{_badge(e, task)}</td>",
             *(
                 f"<td class=n>{e.seconds[p]:.1f}</td>" if p in e.seconds else "<td class=n>–</td>"
                 for p in parts
@@ -324,10 +349,9 @@ def _mean(distances: Mapping[str, float]) -> float:
     return float(np.mean(list(distances.values()))) if distances else float("nan")
 
 
-def _badge(e: EpisodeReport) -> str:
-    kind, text = (
-        ("ok", "✓ success") if e.success else ("no", "✗ missed") if e.displaced else ("no", "✗ not displaced")
-    )
+def _badge(e: EpisodeReport, task: Task) -> str:
+    missed = "missed" if e.displaced is not False else f"missed, {task.not_displaced}"
+    kind, text = ("ok", "✓ success") if e.success else ("no", f"✗ {missed}")
     return f'<span class="badge {kind}">{text}</span>'
 
 

@@ -8,22 +8,34 @@ weights behind the same options it is another run.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import hydra
 import numpy as np
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from planner.loop import PlanResult, run_episodes
+from planner.loop import PlanResult, SeedLostError, run_episodes
 from planner.parts import Parts, assemble, versions
-from planner.records import aggregate, has_result, load_result, save_result, summary_row
+from planner.records import (
+    LEFT_OUT,
+    aggregate,
+    has_result,
+    leave_out,
+    left_out,
+    load_result,
+    save_result,
+    summary_row,
+)
 from planner.report import EpisodeReport, Interval, Summary, write_report
+from tasks import Task
 from tasks.commands import CommandError, RunDir, integer, main
 from tasks.files import read_json, write_json
 from tasks.process import Stages, peak_megabytes
 from tasks.task import held_out_seeds
+from world_model.sampling import sampling_options
 
 
 def run_batches(
@@ -35,60 +47,104 @@ def run_batches(
     save_memory: Path | None = None,
 ) -> list[PlanResult]:
     """Run what is not finished yet, in batches; every finished batch is on disk. Memories are loaded and
-    saved as :func:`planner.loop.run_episodes` does."""
-    todo = [s for s in seeds if not has_result(folder, s)]
-    with tqdm(total=len(seeds), initial=len(seeds) - len(todo), unit="episode") as bar:
-        for at in range(0, len(todo), cfg.batch_size):
-            batch = todo[at : at + cfg.batch_size]
+    saved as :func:`planner.loop.run_episodes` does. A seed whose episode is lost is written down (see
+    :func:`planner.records.left_out`), and the others of its batch begin again without it.
 
-            def on_chunk(done: int, total: int) -> None:
-                bar.set_postfix_str(f"chunk {done} of {total}")
+    Raises:
+        CommandError: every seed is left out.
+    """
+    lost = left_out(folder, seeds)
+    with tqdm(total=len(seeds), unit="episode") as bar:
+        for at in range(0, len(seeds), cfg.batch_size):
+            whole = seeds[at : at + cfg.batch_size]
+            batch = [s for s in whole if s not in lost and not has_result(folder, s)]
+            bar.update(len(whole) - len(batch))
+            while batch:
+                try:
+                    results = _run_batch(parts, cfg, batch, bar, load_memory, save_memory)
+                except SeedLostError as error:
+                    leave_out(folder, error.seed, error.reason)
+                    bar.write(f"seed {error.seed} left out: {error.reason}")
+                    batch = [s for s in batch if s != error.seed]
+                    bar.update()
+                    continue
+                for result in results:
+                    save_result(folder, result)
+                    bar.write(episode_line(result, parts.task))
+                bar.update(len(batch))
+                break
+    finished = [r for s in seeds if (r := load_result(folder, s)) is not None]
+    if not finished:
+        reason = list(left_out(folder, seeds).values())[-1]
+        raise CommandError(
+            f"no episode of {len(seeds)} is left to score; the last: {reason}; {folder / LEFT_OUT} names them all, "
+            "delete it to try them again"
+        )
+    return finished
 
-            results = run_episodes(
-                parts.envs[: len(batch)],
-                batch,
-                parts.decomposer,
-                parts.world_model,
-                parts.inverse_dynamics,
-                parts.locator,
-                cfg.condition_on,
-                cfg.instruction,
-                on_chunk,
-                load_memory,
-                save_memory,
-            )
-            for result in results:
-                save_result(folder, result)
-                bar.write(episode_line(result, parts.task.unit))
-            bar.update(len(batch))
-    finished = [load_result(folder, s) for s in seeds]
-    return [r for r in finished if r is not None]
 
+def _run_batch(
+    parts: Parts,
+    cfg: DictConfig,
+    batch: Sequence[int],
+    bar: tqdm,
+    load_memory: Path | None,
+    save_memory: Path | None,
+) -> list[PlanResult]:
+    def on_chunk(done: int, total: int) -> None:
+        bar.set_postfix_str(f"chunk {done} of {total}")
 
-def episode_line(result: PlanResult, unit: str) -> str:
-    ends = ", ".join(
-        f"{name} {d:.3f} {unit}" + ("" if result.score.displaced[name] else " (never moved away)")
-        for name, d in result.score.distances.items()
+    return run_episodes(
+        parts.envs[: len(batch)],
+        batch,
+        parts.decomposer,
+        parts.world_model,
+        parts.inverse_dynamics,
+        parts.locator,
+        cfg.condition_on,
+        cfg.instruction,
+        on_chunk,
+        load_memory,
+        save_memory,
     )
+
+
+def episode_line(result: PlanResult, task: Task) -> str:
+    score = result.score
+    ends = ", ".join(
+        f"{name} {d:.3f} {task.unit}"
+        + ("" if score.displaced.get(name, True) else f" ({task.not_displaced})")
+        for name, d in score.distances.items()
+    )
+    imagined = result.imagined_score
+    dreamt = f"; imagined {imagined.distance:.3f} {task.unit}" if imagined else ""
     errors = f"; {len(result.errors)} actions refused" if result.errors else ""
-    said = "success" if result.score.success else "missed"
-    return f"seed {result.layout.seed}: {said}: {ends}; imagined {result.imagined_score.distance:.3f} {unit}{errors}"
+    return f"seed {result.layout.seed}: {'success' if score.success else 'missed'}: {ends}{dreamt}{errors}"
 
 
-def closing_lines(total: dict[str, Any], unit: str) -> list[str]:
+def closing_lines(total: dict[str, Any], task: Task) -> list[str]:
     """What the command says last."""
-    executed, imagined, moved, success = (total[k] for k in ("executed", "imagined", "displaced", "success"))
-    details = total.get("details", {})
+    moved, success, details = total["displaced"], total["success"], total.get("details", {})
+    figures = [
+        f"{kind} {m['mean']:.3f} {task.unit} [{m['low']:.3f}, {m['high']:.3f}]"
+        for kind in ("executed", "imagined")
+        if (m := total[kind])
+    ]
     lines = [
-        f"distance  executed {executed['mean']:.3f} {unit} [{executed['low']:.3f}, {executed['high']:.3f}]   "
-        f"imagined {imagined['mean']:.3f} {unit} [{imagined['low']:.3f}, {imagined['high']:.3f}]   n={executed['n']}",
-        f"displaced {moved['share']:.0%} of {moved['n']}   "
-        f"success {success['share']:.0%} [{success['low']:.0%}, {success['high']:.0%}] of {success['n']} episodes",
+        f"{task.figure}  {'   '.join(figures)}   n={total['executed']['n']}",
+        (f"displaced {moved['share']:.0%} of {moved['n']}   " if moved else "")
+        + f"success {success['share']:.0%} [{success['low']:.0%}, {success['high']:.0%}] of {success['n']} episodes",
     ]
     said = [
         f"{k.replace('_', ' ')} {v['mean']:.3f} [{v['low']:.3f}, {v['high']:.3f}]" for k, v in details.items()
     ]
     return [*lines, "   ".join(said)] if said else lines
+
+
+def left_out_line(lost: Mapping[Any, str], scored: int) -> str:
+    """How many episodes are in no figure, and why, for people."""
+    reasons = "; ".join(f"seed {seed}: {reason}" for seed, reason in lost.items())
+    return f"left out  {len(lost)} of {len(lost) + scored} episodes, which are in no figure: {reasons}"
 
 
 def cost_line(cost: dict[str, Any]) -> str:
@@ -128,8 +184,8 @@ def report_of(result: PlanResult) -> EpisodeReport:
         executed_track=np.stack([e.position(n) for n in names], 1),
         imagined_track=result.located,
         executed_distances=result.score.distances,
-        imagined_distances=result.imagined_score.distances,
-        displaced=all(result.score.displaced.values()),
+        imagined_distances=result.imagined_score.distances if result.imagined_score else {},
+        displaced=all(result.score.displaced.values()) if result.score.displaced else None,
         success=result.score.success,
         seconds=result.seconds,
         notes=result.notes,
@@ -140,35 +196,39 @@ def report_of(result: PlanResult) -> EpisodeReport:
 
 
 def publish(
-    run_dir: RunDir, parts: Parts, cfg: DictConfig, results: list[PlanResult], stages: Stages, ran: int
+    run_dir: RunDir,
+    parts: Parts,
+    cfg: DictConfig,
+    results: list[PlanResult],
+    stages: Stages,
+    ran: int,
+    lost: Mapping[int, str] | None = None,
 ) -> dict[str, Any]:
     """Write the report and then ``result.json``, which says that the run is finished; returns the latter.
 
     Args:
         stages: of this process until now; the report is its last.
         ran: how many of the episodes this process ran; an interrupted one ran the others.
+        lost: seeds that are left out, and why.
     """
     rows = [summary_row(r) for r in results]
     total = aggregate(rows)
 
-    def interval(value: dict[str, float] | None) -> Interval:
-        return (
-            Interval(value["mean"], value["low"], value["high"])
-            if value
-            else Interval(np.nan, np.nan, np.nan)
-        )
+    def interval(value: dict[str, float]) -> Interval:
+        return Interval(value["mean"], value["low"], value["high"])
 
     summary = Summary(
         n=len(rows),
         executed=interval(total["executed"]),
-        imagined=interval(total["imagined"]),
-        displaced=total["displaced"]["share"],
+        imagined=interval(total["imagined"]) if total["imagined"] else None,
+        displaced=total["displaced"]["share"] if total["displaced"] else None,
         success=Interval(*(total["success"][k] for k in ("share", "low", "high"))),
     )
     reports = [report_of(r) for r in results]
+    missing = {"left out": left_out_line(lost, len(rows)).removeprefix("left out  ")} if lost else {}
     write_report(
         run_dir.path,
-        parts.header | {"cost": cost_line(cost_of(stages, parts, ran))},
+        parts.header | missing | {"cost": cost_line(cost_of(stages, parts, ran))},
         summary,
         reports,
         parts.envs[0].camera,
@@ -178,16 +238,23 @@ def publish(
         walls=parts.envs[0].walls,
     )
     stages.end("report")
-    written = {"parts": parts.header, "summary": total, "cost": cost_of(stages, parts, ran), "episodes": rows}
+    written = {
+        "parts": parts.header,
+        "summary": total,
+        "left_out": {str(seed): reason for seed, reason in (lost or {}).items()},
+        "cost": cost_of(stages, parts, ran),
+        "episodes": rows,
+    }
     write_json(run_dir / "result.json", written)
     return written
 
 
-def last_words(written: dict[str, Any], run_dir: RunDir) -> str:
+def last_words(written: dict[str, Any], task: Task, run_dir: RunDir) -> str:
     """What the command says of a finished run, from its ``result.json``."""
-    unit = written["parts"]["task"].rpartition("(")[2].rstrip(")")
-    lines = [*closing_lines(written["summary"], unit), cost_line(written["cost"])]
-    return "\n".join([*lines, f"report: {run_dir / 'report.html'}"])
+    lines = closing_lines(written["summary"], task)
+    if lost := written.get("left_out"):
+        lines.append(left_out_line(lost, len(written["episodes"])))
+    return "\n".join([*lines, cost_line(written["cost"]), f"report: {run_dir / 'report.html'}"])
 
 
 def run(cfg: DictConfig) -> None:
@@ -195,6 +262,7 @@ def run(cfg: DictConfig) -> None:
     integer(cfg, "seed", 0), integer(cfg, "media", 0)
     if cfg.condition_on not in ("imagined", "observed"):
         raise CommandError(f"condition_on={cfg.condition_on}: expected imagined or observed")
+    sampling_options(cfg)
     stages = Stages()
     stages.end("start")  # the interpreter and all imports
     # the locator is the task's
@@ -203,7 +271,8 @@ def run(cfg: DictConfig) -> None:
     if finished.is_file():
         stored = read_json(finished)
         print("\n".join(f"{k:>16}  {v}" for k, v in stored["parts"].items()))
-        print(f"finished already (fresh=true runs it again)\n{last_words(stored, run_dir)}")
+        said = last_words(stored, hydra.utils.instantiate(cfg.task), run_dir)
+        print(f"finished already (fresh=true runs it again)\n{said}")
         return
     parts = assemble(cfg, min(count, episodes))
     if cfg.load_memory:
@@ -214,13 +283,14 @@ def run(cfg: DictConfig) -> None:
     start = Path(cfg.load_memory) if cfg.load_memory else None
     save = run_dir / "memory" if cfg.save_memory else None
     stages.end("load")
-    ran = sum(not has_result(run_dir / "episodes", s) for s in seeds)
+    there = sum(has_result(run_dir / "episodes", s) for s in seeds)
     results = run_batches(parts, cfg, seeds, run_dir / "episodes", start, save)
     stages.end("episodes")
-    written = publish(run_dir, parts, cfg, results, stages, ran)
+    lost = left_out(run_dir / "episodes", seeds)
+    written = publish(run_dir, parts, cfg, results, stages, len(results) - there, lost)
     for env in parts.envs:
         env.close()
-    print(last_words(written, run_dir))
+    print(last_words(written, parts.task, run_dir))
 
 
 if __name__ == "__main__":

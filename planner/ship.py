@@ -1,6 +1,6 @@
 """Copies finished models into ``weights/TASK``, or to ``path``, with a manifest that says where they come from.
 
-python -m planner.ship task=cube_return world_model=RUN inverse_dynamics=RUN hardware="'2 CPU cores'"
+python -m planner.ship task=cube_return world_model=RUN inverse_dynamics=RUN
 """
 
 from __future__ import annotations
@@ -9,27 +9,54 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from tasks.commands import ROOT, CommandError, main
-from tasks.files import write_json
-from tasks.provenance import commit
+from tasks.files import read_json, write_json
+from tasks.provenance import ORIGIN, commit
 from tasks.shipped import weights_folder
 from world_model.model import SETTINGS, WRITER
 
 LIMIT_MB = 25
+GOES_ON_FROM = ("autoencoder.path", "model.pretrained", "weights")  # options that name an earlier run's model
 
 
-def training_record(run: Path) -> dict:
-    """What a trainer's run directory says of itself: options, steps, hours, held-out figures."""
-    config = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
+def training_record(run: Path) -> dict[str, Any]:
+    """What a trainer's run directory says of itself: options, held-out figures, and what trained it."""
     metrics = next((p for p in (run / "model" / "metrics.json", run / "metrics.json") if p.is_file()), None)
     if metrics is None:
         raise CommandError(f"{run} holds no finished model (no metrics.json); run its trainer to the end")
-    rows = [r for r in sorted(run.rglob("metrics.jsonl"))]
-    steps = {str(p.parent.relative_to(run)): json.loads(p.read_text().splitlines()[-1])["step"] for p in rows}
-    return {"options": config, "held_out": json.loads(metrics.read_text()), "steps": steps}
+    options = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
+    return {"options": options, "held_out": read_json(metrics), "trained_by": passes(run)}
+
+
+def passes(run: Path) -> list[dict[str, Any]]:
+    """The training behind a run's model, first to last: of the runs whose models it went on from, and its own. Each
+    with how it was started, its steps and its hours."""
+    config = OmegaConf.load(run / "config.yaml")
+    given = [OmegaConf.select(config, key) for key in GOES_ON_FROM]
+    earlier = [Path(folder).parent for folder in given if folder]
+    logs = {str(p.parent.relative_to(run)): p for p in sorted(run.rglob("metrics.jsonl"))}
+    ends = {name: json.loads(p.read_text().splitlines()[-1]) for name, p in logs.items()}
+    seconds = [end.get("seconds") for end in ends.values()]
+    own = {
+        "started": read_json(run / ORIGIN) if (run / ORIGIN).is_file() else None,
+        "steps": {name: end["step"] for name, end in ends.items()},
+        "hours": None if None in seconds else round(sum(seconds) / 3600, 2),
+    }
+    before = [part for folder in earlier if (folder / "config.yaml").is_file() for part in passes(folder)]
+    return [*before, own]
+
+
+def say_what_is_missing(part: str, record: dict[str, Any], said: str | None) -> None:
+    """CommandError unless a part's record, or the option ``trained`` in its place, says what trained it."""
+    if said is None and any(p["started"] is None or p["hours"] is None for p in record["trained_by"]):
+        raise CommandError(
+            f"{part}: a run behind it keeps no {ORIGIN} or no hours, older versions wrote none; say what trained it: "
+            f"trained.{part}='commands, hardware, hours'"
+        )
 
 
 def digest(path: Path) -> str:
@@ -52,12 +79,12 @@ def forget_origin(folder: Path) -> None:
 
 
 def link_what_is_shared(part: Path, base: Path) -> None:
-    """Replace folders of ``part`` that hold the same files as the base's by relative links to those."""
+    """Replace folders of ``part`` that hold the same files as the base's by links to ``../world_model``."""
     for folder in [f for f in part.iterdir() if f.is_dir()]:
         name = "unet" if folder.name == WRITER else folder.name
         if (base / name).is_dir() and contents(folder) == contents(base / name):
             shutil.rmtree(folder)
-            folder.symlink_to(Path("..") / base.name / name)
+            folder.symlink_to(Path("..") / "world_model" / name)
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -65,33 +92,52 @@ def contents(folder: Path) -> dict[str, str]:
     return {p.name: digest(p) for p in folder.iterdir()}
 
 
+def stage(part: str, model: Path, target: Path, base: Path) -> Path:
+    """A copy of a model beside ``target``, ready to take its place there; ``base`` is the world model beside it."""
+    staged = target / f".{part}.tmp"
+    shutil.rmtree(staged, ignore_errors=True)
+    shutil.copytree(model, staged, ignore=shutil.ignore_patterns("metrics.json"))
+    forget_origin(staged)
+    if part.startswith("world_model-"):
+        link_what_is_shared(staged, base)
+    return staged
+
+
+def files_of(folder: Path) -> list[Path]:
+    """The files that lie in a folder itself, links left out, in order."""
+    return sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "manifest.json")
+
+
 def run(cfg: DictConfig) -> None:
     target = ROOT / cfg.path
-    manifest: dict = {
-        "task": cfg.task.name,
-        "commit": commit() or "",
-        "hardware": cfg.hardware,
-        "hours": dict(cfg.hours),
-    }
+    manifest: dict[str, Any] = {"task": cfg.task.name, "commit": commit() or ""}
+    staged: dict[str, Path] = {}
     for part, source in sources_of(cfg).items():
         model = weights_folder(str(source / "model"), cfg.task.name, part)
         manifest[part] = training_record(source)
-        manifest[part]["command"] = cfg.commands.get(part, cfg.commands.slowfast_loop)
+        said = cfg.trained.get(part)
+        say_what_is_missing(part, manifest[part], said)
+        if said:
+            manifest[part]["trained"] = said
         if (settings := model / SETTINGS).is_file():  # as shipped; options are those of the training
-            manifest[part]["settings"] = json.loads(settings.read_text())
-        staged = target.with_name(f".{target.name}-{part}.tmp")
-        shutil.rmtree(staged, ignore_errors=True)
-        shutil.copytree(model, staged, ignore=shutil.ignore_patterns("metrics.json"))
-        forget_origin(staged)
-        if part.startswith("world_model-"):
-            link_what_is_shared(staged, target / "world_model")
-        shutil.rmtree(target / part, ignore_errors=True)
-        target.mkdir(parents=True, exist_ok=True)
-        staged.rename(target / part)
-    files = sorted(p for p in target.rglob("*") if p.is_file() and p.name != "manifest.json")
-    size = sum(p.stat().st_size for p in files) / 1e6
+            manifest[part]["settings"] = read_json(settings)
+        staged[part] = stage(part, model, target, staged.get("world_model", target / "world_model"))
+    kept = [
+        target / p.name
+        for p in target.iterdir()
+        if p.is_dir() and p.name not in staged and p not in staged.values()
+    ]
+    size = sum(p.stat().st_size for folder in (*staged.values(), *kept) for p in files_of(folder)) / 1e6
     if size > LIMIT_MB:
-        raise CommandError(f"{target} takes {size:.1f} MB; a task's weights must stay under {LIMIT_MB} MB")
+        for folder in staged.values():
+            shutil.rmtree(folder)
+        raise CommandError(
+            f"{target} would take {size:.1f} MB; a task's weights must stay under {LIMIT_MB} MB"
+        )
+    for part, folder in staged.items():
+        shutil.rmtree(target / part, ignore_errors=True)
+        folder.rename(target / part)
+    files = files_of(target)
     manifest["sha256"] = {str(p.relative_to(target)): digest(p) for p in files}
     write_json(target / "manifest.json", manifest)
     print(f"{target}: {len(files)} files, {size:.1f} MB")

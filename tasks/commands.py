@@ -6,9 +6,7 @@ and in the groups beside it (``task=``, ``env=``, ``model=``, ``memory=``, ``dec
 
 from __future__ import annotations
 
-import hashlib
 import inspect
-import json
 import os
 import re
 import sys
@@ -30,7 +28,7 @@ from hydra.errors import (
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from tasks.files import write_text
+from tasks.files import sha256_of, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
@@ -303,7 +301,7 @@ class RunDir:
         config = {k: v for k, v in plain(cfg).items() if k not in {"run_dir", "fresh", *ignore}}
         if versions:
             config["versions"] = dict(versions)
-        digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]
+        digest = sha256_of(config)[:8]
         name = OmegaConf.select(cfg, "task.name") or "run"
         path = Path(cfg.get("run_dir") or Path("runs") / command / f"{name}-{digest}")
         if cfg.get("fresh"):

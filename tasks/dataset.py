@@ -9,6 +9,7 @@ one fewer: the last row repeats the one before and is dropped when read.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import io
 import json
 import os
@@ -163,7 +164,7 @@ class DatasetWriter:
                 raise DatasetError(
                     f"{self.partial} belongs to another collection ({differ}); delete it or give another path"
                 )
-        elif any(self.partial.iterdir()):
+        elif any(not (p.is_dir() or p.match(".*.tmp")) for p in self.partial.rglob("*")):
             raise DatasetError(f"{self.partial} was not made by this command; delete it or give another path")
         write_json(identity, config)
         while (meta := self.partial / "meta/episodes" / group_file(self._files)).is_file():
@@ -334,6 +335,13 @@ class EpisodeDataset(Sequence[Episode]):
         """Where an episode came from, without decoding its frames."""
         return json.loads(self._rows[index]["provenance"])
 
+    def fingerprint(self) -> str:
+        """sha256 of all frames as they are stored, and of where episodes begin; no frame is decoded."""
+        digest = hashlib.sha256(self.lengths.tobytes())
+        for picture in self._png:
+            digest.update(picture.as_py() or b"")
+        return digest.hexdigest()
+
     def captions(self) -> tuple[str, ...]:
         """Every caption once, in order of first use."""
         return tuple(dict.fromkeys(s["caption"] for row in self._rows for s in row["segments"]))
@@ -364,10 +372,12 @@ class EpisodeDataset(Sequence[Episode]):
         for k, data in enumerate(self._png.slice(start, stop - start)):
             try:
                 out[k] = np.asarray(Image.open(io.BytesIO(data.as_py())).convert("RGB"))
-            except (OSError, ValueError, TypeError) as error:
+            except (OSError, ValueError, TypeError, SyntaxError):  # Pillow's for a damaged PNG
                 row = self._rows[index]
                 where = f"data/chunk-{row['data/chunk_index']:03d}/file-{row['data/file_index']:03d}.parquet"
-                raise _broken(self.path / where, f"episode {index} frame {k}: {error}") from None
+                raise _broken(
+                    self.path / where, f"episode {index} frame {k} is no picture of {shape}"
+                ) from None
         return out
 
 
@@ -443,21 +453,43 @@ def _read_info(path: Path) -> dict[str, Any]:
     info = _read_json(path / "meta/info.json")
     if info.get("codebase_version") != VERSION:
         raise DatasetError(f"{path} is a LeRobotDataset {info.get('codebase_version')}; expected {VERSION}")
-    missing = [key for key in (IMAGE, STATE, ACTION) if key not in info.get("features", {})]
-    if missing:
-        raise DatasetError(
-            f"{path} has no feature {', '.join(missing)}; has {', '.join(info.get('features', {}))}"
-        )
+    features = info.get("features")
+    if isinstance(features, dict) and (missing := [k for k in (IMAGE, STATE, ACTION) if k not in features]):
+        raise DatasetError(f"{path} has no feature {', '.join(missing)}; has {', '.join(features)}")
+    if wrong := _wrong_in(info):
+        raise _broken(path / "meta/info.json", f"no usable {wrong}")
+    _read_json(path / "meta/stats.json")  # read by LeRobot's tools alone, but a dataset has all its files
+    _read_table(path / "meta/tasks.parquet", ["task_index", "task"])
     return info
+
+
+def _wrong_in(info: dict[str, Any]) -> str:
+    """What of that which is read here ``meta/info.json`` lacks or has in another form; empty if nothing."""
+    for key, kind in (("total_episodes", int), ("data_path", str), ("features", dict)):
+        if not isinstance(info.get(key), kind):
+            return key
+    for feature, key, kind in ((IMAGE, "shape", int), (STATE, "names", str), (ACTION, "names", str)):
+        described = info["features"][feature]
+        values = described.get(key) if isinstance(described, dict) else None
+        if not isinstance(values, list) or not all(isinstance(v, kind) for v in values):
+            return f"{key} of {feature}"
+    try:
+        info["data_path"].format(chunk_index=0, file_index=0)
+    except (KeyError, IndexError, ValueError):
+        return "data_path"
+    return ""
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
+        value = json.loads(path.read_text())
     except FileNotFoundError:
         raise _broken(path, "the file is missing") from None
     except ValueError:
         raise _broken(path, "the file is no json") from None
+    if not isinstance(value, dict):
+        raise _broken(path, "the file holds no json object")
+    return value
 
 
 def _read_table(path: Path, columns: list[str] | None = None) -> pa.Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -54,6 +55,11 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_text())
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}); delete it, the same command makes it again") from None
+
+
+def sha256_of(value: object) -> str:
+    """Hash of a json-able value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def kept_json(path: str | Path, make: Callable[[], Any]) -> Any:

@@ -80,8 +80,10 @@ class PathRetrace(Task):
     chunk_frames: int = 4
     train_seeds: range = range(0, 1_000_000)
     heldout_seeds: range = range(1_000_000, 2_000_000)
-    goal: ClassVar[str] = "the waypoints"
+    headline: ClassVar[str] = "{figure} from the waypoints on average"
+    success_means: ClassVar[str] = "all waypoints passed in order, each within {tolerance}"
     displaced_means: ClassVar[str] = "of the waypoints lay out of reach where the way out ended"
+    not_displaced: ClassVar[str] = "within reach at the end of the way out"
     measured: ClassVar[str] = (
         "Distance: from each waypoint of the way out to the nearest point of the path that follows the way "
         "out's last step, mean over the waypoints. A waypoint counts as reached if it is passed within the "

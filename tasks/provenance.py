@@ -9,6 +9,9 @@ import sys
 from pathlib import Path
 
 from tasks.commands import ROOT
+from tasks.files import read_json, write_json
+
+ORIGIN = "origin.json"
 
 
 def processor() -> str:
@@ -31,3 +34,20 @@ def commit() -> str | None:
 def command_line(module: str) -> str:
     """The command as it was typed."""
     return f"python -m {module} {' '.join(sys.argv[1:])}".strip()
+
+
+def record_origin(run: Path, module: str, device: str, processes: int = 1) -> None:
+    """Add to a run's ``origin.json`` what has just started on it: command, commit, hardware. Going on in the same
+    way adds nothing.
+
+    Args:
+        device: what it trains on, such as ``cpu`` or a GPU's name.
+        processes: how many train together.
+    """
+    launched = command_line(module)
+    if processes > 1:
+        launched = f"torchrun --nproc-per-node {processes} {launched.removeprefix('python ')}"
+    start = {"command": launched, "commit": commit(), "processor": processor(), "device": device}
+    starts = read_json(run / ORIGIN) if (run / ORIGIN).is_file() else []
+    if not starts or starts[-1] != start:
+        write_json(run / ORIGIN, [*starts, start])

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 
 from tasks.actions import ActionSpec, end_effector_pose
-from tasks.episode import Episode
 from tasks.task import Layout, PlanError, Score, Subgoal, Task, Vocabulary
 
 
@@ -35,6 +35,12 @@ class RLBenchTask(Task):
     chunk_frames: int = 4
     train_seeds: range = range(0, 1_000_000)
     heldout_seeds: range = range(1_000_000, 2_000_000)
+    figure: ClassVar[str] = "share"
+    headline: ClassVar[str] = "a share of {figure}"
+    success_means: ClassVar[str] = "RLBench calls it solved"
+    measured: ClassVar[str] = (
+        "Share: of the episodes, those at whose end RLBench does not call the task solved."
+    )
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier() or self.name != self.name.lower():
@@ -65,8 +71,15 @@ class RLBenchTask(Task):
 
     def told(self, layout: Layout, description: str) -> Layout:
         """The layout with one of RLBench's descriptions as its instruction and caption."""
-        plan = (Subgoal(description, "do", self.words),) * self.chunks
-        return replace(layout, instruction=description, plan=plan)
+        plan = self.as_told(description)
+        return replace(layout, instruction=plan[0].text, plan=plan)
+
+    def as_told(self, instruction: str) -> tuple[Subgoal, ...]:
+        """Every chunk with the instruction as its caption: the words name what the variation asks for."""
+        text = " ".join(instruction.split())
+        if not text:
+            raise PlanError(f"the instruction is empty; say what to do, such as {self.words!r}")
+        return (Subgoal(text, "do", self.words),) * self.chunks
 
     def subgoal(self, kind: str, object: str, target: str | None = None) -> Subgoal:
         if (kind, object, target) != ("do", self.words, None):
@@ -74,17 +87,14 @@ class RLBenchTask(Task):
         return Subgoal(self.words, kind, object)
 
     def check_plan(self, plan: Sequence[Subgoal]) -> None:
-        if not plan:
-            raise PlanError("the plan is empty")
+        if len(plan) != self.chunks:
+            raise PlanError(f"the plan has {len(plan)} steps; {self.name} takes task.chunks={self.chunks}")
         for step in plan:
             self.subgoal(step.kind, step.object, step.target)
 
     def moves(self, plan: Sequence[Subgoal]) -> dict[str, str]:
         return {}
 
-    def released(self, episode: Episode) -> np.ndarray:
-        return np.ones(episode.positions.shape[:2], bool)
-
     def score(self, positions, released, names, plan) -> Score:
         unsolved = float(positions[-1, list(names).index(self.words), 0])
-        return Score({self.words: unsolved}, {self.words: unsolved < self.tolerance}, {self.words: True})
+        return Score({self.words: unsolved}, {self.words: unsolved < self.tolerance}, {})

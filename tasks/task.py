@@ -68,7 +68,7 @@ class Score:
         distances: per waypoint that the plan names, in the task's unit.
         reached: per waypoint, whether it counts as a success.
         displaced: per waypoint, whether the thing was moved away first; a robot that stands still
-            has none and cannot score well.
+            has none and cannot score well. Empty where nothing is to be moved away.
         details: further named figures of the task.
     """
 
@@ -98,9 +98,12 @@ class Task(ABC):
         tolerance: a waypoint nearer than this is reached, in ``unit``.
         train_seeds: layouts for training; disjoint from ``heldout_seeds``.
         chunk_frames: new frames per subgoal.
-        goal: what a distance is from, for a report's headline.
+        figure: what an episode is measured by, in ``unit``.
+        headline: a run's mean, for a report, with ``{figure}`` for the number.
+        success_means: when an episode counts as a success, with ``{tolerance}`` for that.
         displaced_means: what the share ``displaced`` is of, for a report.
-        measured: one or two sentences on what a distance is, for reports.
+        not_displaced: what is said of a waypoint that is not ``displaced``.
+        measured: one or two sentences on what a figure is, for reports.
     """
 
     name: str
@@ -110,8 +113,11 @@ class Task(ABC):
     chunk_frames: int
     train_seeds: range
     heldout_seeds: range
-    goal: ClassVar[str] = "the start"
+    figure: ClassVar[str] = "distance"
+    headline: ClassVar[str] = "{figure} from the start on average"
+    success_means: ClassVar[str] = "back within {tolerance}"
     displaced_means: ClassVar[str] = "of the things to return were moved away first"
+    not_displaced: ClassVar[str] = "never moved away"
     measured: ClassVar[str] = (
         "Distance: between where a thing started and where it ended, mean over what the plan returns."
     )
@@ -144,6 +150,14 @@ class Task(ABC):
     def completed(self, plan: Sequence[Subgoal]) -> tuple[Subgoal, ...]:
         """A plan as an instruction tells it, with the steps that it leaves to the task."""
         return tuple(plan)
+
+    def as_told(self, instruction: str) -> tuple[Subgoal, ...] | None:
+        """The plan of an instruction that is itself the caption, whatever it says; None where one has to be read.
+
+        Raises:
+            PlanError: it says nothing.
+        """
+        return None
 
     @abstractmethod
     def moves(self, plan: Sequence[Subgoal]) -> dict[str, str]:

@@ -19,7 +19,7 @@ from tasks.dataset import (
     join_episodes,
     load_episodes,
 )
-from tasks.lerobot import IMAGE, STATE, aggregate, statistics
+from tasks.lerobot import IMAGE, STATE, aggregate, png, statistics
 
 ACTIONS = ("x", "y", "gripper")
 
@@ -152,6 +152,13 @@ def test_an_interrupted_collection_ends_as_an_uninterrupted_one(dataset, tmp_pat
     assert not (tmp_path / "again.partial").exists()
 
 
+def test_a_collection_killed_before_it_had_a_name_goes_on(dataset, tmp_path):
+    meta = tmp_path / "again.partial/meta"
+    meta.mkdir(parents=True)
+    (meta / ".collection.json.1.tmp").write_text('{"epi')  # what a kill inside the very first write leaves
+    assert files(write(tmp_path / "again", 5)) == files(dataset)
+
+
 def test_a_partial_dataset_of_another_config_is_left_alone(tmp_path):
     DatasetWriter(tmp_path / "d", 4, ACTIONS, {"episodes": 5}).close()
     before = files(tmp_path)
@@ -188,7 +195,13 @@ def test_an_empty_dataset_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     "broken",
-    ["meta/info.json", "meta/episodes/chunk-000/file-001.parquet", "data/chunk-000/file-001.parquet"],
+    [
+        "meta/info.json",
+        "meta/stats.json",
+        "meta/tasks.parquet",
+        "meta/episodes/chunk-000/file-001.parquet",
+        "data/chunk-000/file-001.parquet",
+    ],
 )
 @pytest.mark.parametrize("how", ["missing", "truncated", "empty"])
 def test_a_broken_file_is_named(dataset, broken, how):
@@ -209,16 +222,54 @@ def test_a_data_file_of_another_dataset_is_noticed(dataset):
         load_episodes(dataset)
 
 
-def test_a_corrupt_picture_is_named(dataset):
+def flipped(picture: bytes, at: int) -> bytes:
+    return picture[:at] + bytes([picture[at] ^ 1]) + picture[at + 1 :]
+
+
+DAMAGED = {
+    "cut short": lambda picture: picture[:20],
+    "gone": lambda picture: None,
+    "no PNG": lambda picture: flipped(picture, 1),
+    "wrong length of IHDR": lambda picture: flipped(picture, 11),  # Pillow: ValueError
+    "wrong length of IDAT": lambda picture: flipped(picture, 35),  # Pillow: SyntaxError
+    "wrong pixels": lambda picture: flipped(picture, 60),
+    "another size": lambda picture: png(np.zeros((4, 4, 3), np.uint8)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED.values(), ids=DAMAGED)
+def test_a_corrupt_picture_is_named(dataset, damage):
     file = dataset / "data/chunk-000/file-000.parquet"
     table = pq.read_table(file)
     pictures = table[IMAGE].to_pylist()
-    pictures[4]["bytes"] = pictures[4]["bytes"][:20]
+    pictures[4]["bytes"] = damage(pictures[4]["bytes"])
     pq.write_table(table.set_column(0, table.schema.field(0), [pictures]), file)
     episodes = load_episodes(dataset)
     assert same(episodes[0], make_episode(0))
-    with pytest.raises(DatasetError, match=r"file-000.parquet: episode 1 frame 1"):
+    with pytest.raises(DatasetError, match=r"file-000.parquet: episode 1 frame 1 is no picture"):
         episodes[1]
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda info: [], "holds no json object"),
+        (lambda info: info | {"total_episodes": None}, "no usable total_episodes"),
+        (lambda info: {k: v for k, v in info.items() if k != "total_episodes"}, "no usable total_episodes"),
+        (lambda info: info | {"features": []}, "no usable features"),
+        (lambda info: info | {"features": dict.fromkeys(info["features"])}, "no usable shape of observation"),
+        (
+            lambda info: info | {"features": info["features"] | {STATE: {"names": None}}},
+            "no usable names of observation.state",
+        ),
+        (lambda info: info | {"data_path": "data/{episode_chunk}.parquet"}, "no usable data_path"),
+    ],
+)
+def test_an_info_that_lacks_something_says_what(dataset, damage, says):
+    file = dataset / "meta/info.json"
+    file.write_text(json.dumps(damage(json.loads(file.read_text()))))
+    with pytest.raises(DatasetError, match=f"info.json: .*{says}.*delete it and collect it again"):
+        load_episodes(dataset)
 
 
 def test_missing_and_foreign_datasets(tmp_path, dataset):

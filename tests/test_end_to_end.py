@@ -108,6 +108,11 @@ def test_a_killed_run_goes_on_with_the_same_result(recipe):
         (["weights=no/such/folder"], "no/such/folder", 1),
         (["spoon=1"], "unknown option 'spoon'", 2),
         (["device=tpu9"], "device=tpu9", 1),
+        (["guidance=5"], "guidance=5: expected two numbers", 2),
+        (["guidance=[a,b]"], "expected two numbers", 2),
+        (["guidance=[true,1]"], "expected two numbers", 2),
+        (["theta_in=5"], "theta_in=5: expected a list of uncond, past, text", 2),
+        (["sampling_steps=abc"], "sampling_steps=abc", 2),
     ],
 )
 def test_bad_options_are_one_clear_line(tmp_path, options, said, code):
@@ -116,6 +121,7 @@ def test_bad_options_are_one_clear_line(tmp_path, options, said, code):
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     assert len(lines) == 1 and said in lines[0], done.stderr
     assert not (tmp_path / "run" / "result.json").exists()
+    assert not (code == 2 and (tmp_path / "run").exists())
 
 
 def test_a_run_directory_of_another_configuration_is_left_alone(tmp_path):
@@ -146,6 +152,10 @@ def test_damaged_weights_are_one_clear_line(recipe, tmp_path):
     assert len(done.stderr.strip().splitlines()) == 1 and "broken" in done.stderr, done.stderr
 
 
+def instruments(folder: Path) -> dict:
+    return json.loads((folder / "results" / "planning_cube_return.json").read_text())["instruments"]
+
+
 @pytest.mark.slow
 def test_the_loop_and_the_planning_table(recipe):
     """Loop, then table: a finished row is kept, a row without weights is refused before anything runs."""
@@ -156,7 +166,7 @@ def test_the_loop_and_the_planning_table(recipe):
         "iterations=1", "every=1", "batch_size=1", "outer.steps=2", "memory.steps=1", "held_out_chunks=1",
     )  # fmt: skip
     options = [
-        "episodes=2", "batch_size=2", "chunks=2", f"weights={recipe['weights']}", f"results={folder}/results",
+        "episodes=4", "batch_size=4", "chunks=2", f"weights={recipe['weights']}", f"results={folder}/results",
         f"inverse_dynamics={recipe['reader']}", f"run_dir={folder}/table", f"page={folder}/results.md",
         "memories.temp_lora.steps=1", "resamples=2",
     ]  # fmt: skip
@@ -166,9 +176,11 @@ def test_the_loop_and_the_planning_table(recipe):
     command("planner.evaluate", *options, *full)
     table = json.loads((folder / "results" / "planning_cube_return.json").read_text())["rows"]
     assert set(table) == {"do_nothing", "full", "shuffled"}
-    assert len(table["full"]["effect"]) == 2 and all(e > 0 for e in table["full"]["effect"])
+    assert len(table["full"]["effect"]) == 4 and all(e > 0 for e in table["full"]["effect"])
     assert table["do_nothing"]["displaced"]["share"] == 0
     kept = (folder / "table" / "finished" / "full.json").stat().st_mtime_ns
+    assert {"imagined", "imagined after the loop"} <= set(instruments(folder)["next_chunk"])
     command("planner.evaluate", *options, "rows=[no_memory]")
+    assert set(instruments(folder)["next_chunk"]) == {"imagined", "copied"}  # of other weights, measured anew
     assert (folder / "table" / "finished" / "full.json").stat().st_mtime_ns == kept
     assert "no memory, base" in (folder / "results.md").read_text()

@@ -10,7 +10,7 @@ import torch
 from tiny import frames, make_dataset, make_memory, make_model, make_text
 
 from benchmarks import fast_learning, where_in_theta
-from planner.evaluate import BASELINES, MODEL_ROWS, row_weights
+from planner.evaluate import BASELINES, MODEL_ROWS, row_weights, rows_at_hand
 from planner.results import NAMES, write_results
 from tasks.commands import CommandError, compose
 from world_model.memory.shuffled import Shuffled
@@ -26,7 +26,11 @@ def test_every_row_has_a_name_and_a_memory():
     cfg = compose("evaluate")
     assert set(NAMES) == {*BASELINES, *MODEL_ROWS}
     assert {row.memory for row in MODEL_ROWS.values()} <= set(cfg.memories)
-    assert set(cfg.rows) <= set(NAMES)
+    assert cfg.rows is None
+    at_hand = rows_at_hand(cfg)
+    assert {*BASELINES, "no_memory", "full", "shuffled", "theta_off"} <= set(
+        at_hand
+    ) and "anchor" not in at_hand
 
 
 def test_a_row_runs_on_its_own_weights(tmp_path):
@@ -63,9 +67,11 @@ def test_the_page_shows_each_row_and_the_effect_of_theta(tmp_path):
     row = {
         "executed": mean, "imagined": mean, "executed_over_displaced": None, "displaced": share, "success": share,
         "imagined_lost": share, "seconds_per_episode": {"imagine": 1.5}, "effect": [0.125, 0.25],
-        "by_chunks": {"8": {"executed": mean, "imagined": mean, "success": share}},
+        "by_chunks": {"8": {"executed": mean, "imagined": mean, "success": share}}, "parts": {"weights": "w (1)"},
+        "episodes": [{"seed": s, "executed_distance": 0.1} for s in (1, 2, 3)],
     }  # fmt: skip
     base = {k: v for k, v in row.items() if k in ("executed", "displaced", "success")} | {"imagined": None}
+    base["episodes"] = [{"seed": s, "executed_distance": 0.2} for s in (2, 3, 4)]
     measured = {k: {"true": {"median_mm": 1, "mean_mm": 2, "p90_mm": 3, "n": 4, extra: 0.5}} for k, extra in
                 (("inverse_dynamics", "gripper"), ("locate", "lost"))}  # fmt: skip
     result = {
@@ -76,8 +82,15 @@ def test_the_page_shows_each_row_and_the_effect_of_theta(tmp_path):
     (tmp_path / "planning_cube_return.json").write_text(json.dumps(result))
     page = write_results(tmp_path, tmp_path / "page.md").read_text()
     assert page.index("do nothing") < page.index("slow-fast loop**")
+    assert "do nothing (computed) | +0.100 [+0.100, +0.100] | 2.00 [2.00, 2.00] | 2 |" in page
+    assert "Weights: w (1): full." in page
     assert "12.5% → 25.0%" in page and "0.100 [0.050, 0.200]" in page
     assert "slow-fast loop** | 8 | 0.100 [0.050, 0.200]" in page
+    assert "Left out of a row" not in page
+    result["rows"]["full"] |= {"left_out": {"7": "SimulatorLostError: gone", "9": "the expert failed"}}
+    (tmp_path / "planning_cube_return.json").write_text(json.dumps(result))
+    shorter = write_results(tmp_path, tmp_path / "page.md").read_text()
+    assert "(n counts the others): **Temp-LoRA + slow-fast loop**: 7, 9." in shorter
     assert "What fast learning costs" not in page and "What Θ holds" not in page
 
 

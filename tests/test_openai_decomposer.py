@@ -32,6 +32,7 @@ from tasks import PlanError, Task
 from tasks.commands import compose
 from tasks.cube_return import CubeReturn
 from tasks.path_retrace import PathRetrace
+from tasks.rlbench_task import RLBenchTask
 
 TASK = CubeReturn()
 ASKED = "Move the red cube to the right, then return it to where it was."
@@ -416,6 +417,22 @@ def test_the_model_may_say_what_is_wrong(server: ChatServer) -> None:
     message = refusal(server, "Move the green cube to the right, then return it.")
     assert "There is no green cube." in message
     assert len(server.seen) == 1
+
+
+def test_an_instruction_that_is_its_own_caption_is_sent_nowhere(server: ChatServer) -> None:
+    task = RLBenchTask(chunks=3)
+    for decomposer in (made(server), ScriptedDecomposer()):
+        plan = decomposer.decompose(task, "reach the  blue target")
+        assert [s.text for s in plan.subgoals] == ["reach the blue target"] * 3
+        assert plan.source == "the instruction" and plan.notes[0].startswith("taken as told")
+        task.check_plan(plan.subgoals)
+        with pytest.raises(PlanError, match=r"2 steps; reach_target takes task\.chunks=3"):
+            task.check_plan(plan.subgoals[:2])
+        with pytest.raises(
+            PlanError, match="the instruction is empty; say what to do, such as 'reach target'"
+        ):
+            decomposer.decompose(task, "  ")
+    assert server.seen == []
 
 
 def test_every_layout_is_held_to_its_own_plan() -> None:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from footage import grey, numbers, write_lerobot, write_mp4
 from omegaconf import OmegaConf
@@ -184,9 +185,24 @@ def test_a_broken_dataset_is_named(tmp_path):
     (folder / "meta/info.json").write_text(json.dumps(info | {"codebase_version": "v2.1"}))
     with pytest.raises(DataError, match=r"is a LeRobotDataset v2.1; convert it to v3.0 with LeRobot"):
         open_data(str(folder), CHUNK)
-    (folder / "meta/info.json").write_text("{")
-    with pytest.raises(DataError, match=r"info.json is no LeRobotDataset's"):
-        open_data(str(folder), CHUNK)
+    for text in ("{", "[]", json.dumps(info | {"features": []})):
+        (folder / "meta/info.json").write_text(text)
+        with pytest.raises(DataError, match=r"info.json is no LeRobotDataset's"):
+            open_data(str(folder), CHUNK)
+
+
+def test_a_picture_with_a_flipped_bit_is_named(tmp_path):
+    folder = write_lerobot(tmp_path / "robot", (12,), 10, False, ("go",))
+    file = folder / "data/chunk-000/file-000.parquet"
+    table = pq.read_table(file)
+    at = table.column_names.index("observation.images.top")
+    pictures = table[at].to_pylist()
+    png = bytearray(pictures[0]["bytes"])
+    png[11] ^= 1  # the length of IHDR: Pillow raises ValueError
+    pictures[0]["bytes"] = bytes(png)
+    pq.write_table(table.set_column(at, table.schema.field(at), [pictures]), file)
+    with pytest.raises(DataError, match=r"file-000.parquet: episode 0 frame 0 is no picture"):
+        open_data(str(folder), CHUNK)[0]
 
 
 # --- several sources ---------------------------------------------------------------------------
@@ -206,6 +222,18 @@ def test_a_dataset_of_ours_alone_stays_as_it_is_and_among_others_gives_size_and_
     slower = open_data({"sources": [str(folder)], "fps": 2, "image_size": 32}, CHUNK)[0]
     assert numbers(slower.frames) == [0, 2, 4, 6, 8] and slower.provenance["revisits"] == [[0, 4]]
     assert slower.frames.shape[1:] == (32, 32, 3)
+
+
+def test_a_fingerprint_follows_the_frames(mine):
+    def told(**more: object) -> str:
+        return open_data({"sources": [str(mine)], **more}, CHUNK).fingerprint()
+
+    first = told()
+    assert first == told() and len({first, told(fps=6), told(image_size=32), told(clip_chunks=1)}) == 4
+    (mine / "a.txt").write_text("0 2 pick up the cube\n0:02 4 put it down\n")
+    shorter = told()
+    write_mp4(mine / "a.mp4", 255 - grey(60), 12)
+    assert len({first, shorter, told()}) == 3
 
 
 def test_sources_may_stand_in_a_file(tmp_path, videos):

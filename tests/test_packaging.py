@@ -21,7 +21,7 @@ import yaml
 
 from planner import ship
 from planner.ship import SETTINGS, digest
-from tasks.commands import compose, plain
+from tasks.commands import CommandError, compose, plain
 from tasks.files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -140,6 +140,14 @@ def test_a_manifest_describes_the_files_beside_it(manifest: Path):
         assert digest(manifest.parent / name) == sha256, name
 
 
+def trained(run: Path, name: str, hours: float) -> None:
+    """What a trainer leaves in its run."""
+    write_text(
+        run / "origin.json", json.dumps([{"command": f"train {name}", "processor": "p", "device": "cpu"}])
+    )
+    write_text(run / "training" / "metrics.jsonl", json.dumps({"step": 9, "seconds": 3600 * hours}) + "\n")
+
+
 def test_shipping_records_the_settings_that_are_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The training's options may say another guidance than the finished model's file."""
     for part, files in (("world_model", {SETTINGS: '{"guidance": [1.0, 1.0]}'}), ("inverse_dynamics", {})):
@@ -147,6 +155,7 @@ def test_shipping_records_the_settings_that_are_shipped(tmp_path: Path, monkeypa
         for name, text in {**files, "weights.bin": "0", "metrics.json": '{"psnr": 1.0}'}.items():
             write_text(run / "model" / name, text)
         write_text(run / "config.yaml", "model: {guidance: [1.0, 1.5]}\n")
+        trained(run, part, 0.5)
     monkeypatch.setattr(ship, "ROOT", tmp_path)
     ship.run(
         compose(
@@ -173,7 +182,10 @@ def test_the_loops_result_is_shipped_beside_the_base_and_shares_its_files(tmp_pa
             files["writer/w.bin"] = "base"
         for name, text in files.items():
             write_text(run / "model" / name, text)
-        write_text(run / "config.yaml", "seed: 0\n")
+        write_text(
+            run / "config.yaml", f"weights: {tmp_path}/world_model/model\n" if part == "loop" else "seed: 0\n"
+        )
+        trained(run, part, 1.5)
     monkeypatch.setattr(ship, "ROOT", tmp_path)
     runs = [f"world_model={tmp_path}/world_model", f"inverse_dynamics={tmp_path}/inverse_dynamics"]
     ship.run(compose("ship", [*runs, f"slowfast_loop.temp_lora={tmp_path}/loop"]))
@@ -184,8 +196,41 @@ def test_the_loops_result_is_shipped_beside_the_base_and_shares_its_files(tmp_pa
     assert not (looped / "unet").is_symlink() and read(looped / "unet/w.bin") == "finetuned"
     assert (looped / "writer").is_symlink() and read(looped / "writer/w.bin") == "base"
     manifest = json.loads(read(folder / "manifest.json"))
-    assert manifest["world_model-temp_lora"]["command"].startswith("python -m world_model.slowfast_loop")
+    base, loop = manifest["world_model-temp_lora"]["trained_by"]
+    assert (
+        base["started"][0]["command"] == "train world_model" and loop["started"][0]["command"] == "train loop"
+    )
+    assert (
+        loop["hours"] == 1.5
+        and loop["steps"] == {"training": 9}
+        and manifest["world_model"]["trained_by"] == [base]
+    )
     assert "world_model-temp_lora/unet/w.bin" in manifest["sha256"]
+
+
+def test_weights_that_are_too_large_or_of_unknown_origin_change_nothing(tmp_path, monkeypatch):
+    for part in ("world_model", "inverse_dynamics"):
+        for name, text in (("weights.bin", "new"), ("metrics.json", "{}")):
+            write_text(tmp_path / part / "model" / name, text)
+        write_text(tmp_path / part / "config.yaml", "seed: 0\n")
+        write_text(tmp_path / "weights/cube_return" / part / "weights.bin", "old")
+    monkeypatch.setattr(ship, "ROOT", tmp_path)
+    options = [f"{part}={tmp_path}/{part}" for part in ("world_model", "inverse_dynamics")]
+    with pytest.raises(CommandError, match=r"world_model: a run behind it keeps no origin.json"):
+        ship.run(compose("ship", options))
+    options += ["trained.world_model=by hand", "trained.inverse_dynamics=by hand"]
+    monkeypatch.setattr(ship, "LIMIT_MB", 5e-6)
+    with pytest.raises(CommandError, match=r"would take 0\.0 MB"):
+        ship.run(compose("ship", options))
+    shown = {
+        p.relative_to(tmp_path / "weights/cube_return"): p.read_text()
+        for p in (tmp_path / "weights").rglob("*.bin")
+    }
+    assert shown == {Path("world_model/weights.bin"): "old", Path("inverse_dynamics/weights.bin"): "old"}
+    monkeypatch.setattr(ship, "LIMIT_MB", 25)
+    ship.run(compose("ship", options))
+    manifest = json.loads(read(tmp_path / "weights/cube_return/manifest.json"))
+    assert manifest["world_model"]["trained"] == "by hand" and len(manifest["sha256"]) == 2
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make")

@@ -15,7 +15,7 @@ from tiny import frames, make_memory, make_model, make_text
 from envs.doom import DoomEnv
 from envs.tabletop import TabletopEnv
 from inverse_dynamics.model import InverseDynamics, InverseDynamicsConfig
-from planner.baselines import do_nothing, has_row, random_walk, true_frames
+from planner.baselines import do_nothing, has_row, random_walk, rows_of, true_frames
 from planner.decomposer.scripted import ScriptedDecomposer
 from planner.expert_episode import expert_episode
 from planner.frechet_column import FrechetColumn
@@ -28,7 +28,7 @@ from planner.instruments import (
 )
 from planner.locate import CubeLocator
 from planner.locate_path import PathLocator
-from planner.loop import PlanResult, run_episodes
+from planner.loop import PlanResult, Running, SeedLostError, explore, reset, run_episodes
 from planner.records import aggregate, load_result, save_result, summary_row
 from planner.report import Interval, Summary, write_report
 from planner.run import closing_lines, report_of
@@ -202,13 +202,37 @@ def test_the_way_out_is_observed_and_the_way_back_imagined(envs, text, tmp_path)
     assert kept is not None and summary_row(kept) == summary_row(results[0])
     total = aggregate([summary_row(r) for r in results])
     assert total["imagined_lost"]["share"] == 0 and total["details"]["path_length"]["n"] == 2
-    assert "ordered coverage" in closing_lines(total, TASK.unit)[-1]
+    assert "ordered coverage" in closing_lines(total, TASK)[-1]
     interval = Interval(1.0, 0.5, 1.5)
     summary = Summary(2, interval, interval, 1.0, Interval(0.0, 0.0, 0.8))
     reports = [report_of(r) for r in results]
     page = write_report(tmp_path, {}, summary, reports, None, TASK, media=1, walls=envs[0].walls).read_text()
     assert "from the waypoints on average" in page and "waypoint 1: " in page and "From above" in page
     assert len(list((tmp_path / "media").glob("*_paths.png"))) == 1
+
+
+def test_a_way_out_that_is_blocked_is_never_scored(envs):
+    """Straight on for ever ends at a wall."""
+    env, layout = envs[0], TASK.layout(1_000_000)
+    frame, info = reset(env, layout)
+    straight = (TASK.subgoal("go", "agent", "forward"),) * 12
+    running = Running(env, layout, straight, [frame], [info["positions"]])
+    with pytest.raises(
+        SeedLostError, match="seed 1000000 can't be scored: what is explored first was"
+    ) as lost:
+        for k in range(12):
+            explore(running, k)
+    assert lost.value.seed == 1_000_000 and "Blocked" in lost.value.reason
+    episode = expert_episode(env, layout)
+    wrong = np.repeat(
+        SPEC.to_vector(dict.fromkeys(SPEC.names, 0.0) | {"forward": 1.0})[None], len(episode.actions), 0
+    )
+    with pytest.raises(SeedLostError, match="Blocked"):
+        true_frames(env, layout, replace(episode, actions=wrong), reader_of())
+    rows, reasons = rows_of(
+        lambda x: true_frames(env, x, replace(episode, actions=wrong), reader_of()), [layout]
+    )
+    assert rows == [] and list(reasons) == [1_000_000]
 
 
 def test_baselines_begin_where_the_way_out_ends(envs):
@@ -267,13 +291,16 @@ def test_the_next_chunk_is_measured_in_blocks(envs, text):
     layout = TASK.layout(1_000_000)
     episode = expert_episode(envs[0], layout)
     locator = PathLocator(TASK, reader_of(forward=1.0))
-    chunks = next_chunks(model_of(text), [episode], [layout.plan], 3, 2)
-    figures = next_chunk_error(locator, chunks[:2])
-    assert figures["imagined"]["chunks"] == 2 and figures["imagined"]["go_median_blocks"] < 0.1
+    chunks = next_chunks(model_of(text), [episode], [layout.plan], 99, 8)
+    figures = next_chunk_error(locator, chunks)
+    assert (
+        figures["imagined"]["chunks"] == len(chunks) == len(layout.plan)
+        and figures["imagined"]["go_median_blocks"] < 0.1
+    )
     assert not any(key.endswith("_px") for key in figures["copied"])
-    walks, turns = reader_of(forward=1.0), [s.kind == "turn" for s in layout.plan[:3]]
+    walks, turns = reader_of(forward=1.0), [s.kind == "turn" for s in layout.plan if s.kind != "return"]
     read = imagined_reading_error(walks, chunks)
-    assert read["n"] == 12 and read["keys"] == pytest.approx(1 - np.mean(turns))
+    assert read["n"] == 4 * len(turns) and read["keys"] == pytest.approx(1 - np.mean(turns))
     assert read["mean_degrees"] == pytest.approx(22.5 * np.mean(turns), abs=1e-3)
 
 
@@ -283,7 +310,7 @@ def test_next_chunks_are_the_same_one_by_one(envs, text):
     count = len(plans[0]) + 3
     alone, batched = (next_chunks(model, episodes, plans, count, size) for size in (1, 4))
     assert {len(c.past) for c in batched} == {1, model.past_frames}
-    assert len(batched) == count and batched[-1].episode is episodes[1]
+    assert len(batched) == count and {id(c.episode) for c in batched} == set(map(id, episodes))
     for a, b in zip(alone, batched, strict=True):
         assert a.segment == b.segment and a.subgoal == b.subgoal and (a.past == b.past).all()
         assert np.abs(a.made.astype(int) - b.made).max() <= 1

@@ -23,14 +23,14 @@ from PIL import Image
 pytest.importorskip("starlette", reason="the page needs the extra `play`")
 pytest.importorskip("httpx", reason="starlette's test client needs httpx")
 
-from play_room import PICK, PUT, TinyStudio, finished_run
+from play_room import INTERVAL, PICK, PUT, TinyStudio, finished_rows, finished_run
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 from tiny import SIDE, frames, make_memory, make_model, make_text
 
 from planner.play.__main__ import listening
 from planner.play.ratings import CRITERIA, Ratings
-from planner.play.runs import finished, served
+from planner.play.runs import all_runs, served
 from planner.play.server import PAGE, Play, application
 from planner.play.session import sentence
 from planner.play.studio import SHIPPED, Studio, shown_actions
@@ -315,6 +315,50 @@ def test_a_saved_episode_opens_exactly_as_it_was(client, play, studio, tmp_path)
         assert (folder / "video.gif").read_bytes()[:4] == b"GIF8"
 
 
+def test_an_episode_opens_with_its_own_precision_and_reader_alone(client, studio, tmp_path):
+    with opened(client) as page:
+        page.begin(simulator="reader")
+        page.act("dance")
+        name = one(page.ask("save"), "saved")["name"]
+        record = tmp_path / "play" / name / "episode.json"
+        told = json.loads(record.read_text())
+        assert told["precision"] == "fp32" and told["inverse_dynamics"] == studio.reader_version
+        studio.reader_version = "ffffffff"
+        says = "inverse dynamics weights 0a1b2c3d, this page has ffffffff; start it with inverse_dynamics="
+        assert says in refused(page, "open", name=name)
+        studio.reader_version = told["inverse_dynamics"]
+        studio.cfg.precision = "bf16"
+        studio._open.clear()
+        assert "made with precision=fp32, this page has bf16" in refused(page, "open", name=name)
+        write_json(record, told | {"precision": 3})
+        assert "its 'precision' can't be read" in refused(page, "open", name=name)
+        older = {k: v for k, v in told.items() if k not in ("precision", "inverse_dynamics")}
+        write_json(record, older)  # as it was written before they were recorded
+        assert len(one(page.ask("open", name=name), "episode")["chunks"]) == 1
+
+
+def test_what_is_cancelled_while_it_opens_never_begins(client, play, studio, monkeypatch):
+    with opened(client) as page:
+        page.begin(simulator="expert")
+        page.act(PICK)
+        name = one(page.ask("save"), "saved")["name"]
+        session, made = play.pages[page.token], []
+        take = session.take
+
+        def opens(stage, by):
+            made.append(TinyStudio.simulation(studio, stage, by))
+            session.cancel()
+            return made[-1]
+
+        monkeypatch.setattr(studio, "simulation", opens)
+        start = {"task": "cube_return", "memory": "temp_lora", "source": "seed", "seed": 1}
+        for kind, more in {"open": {"name": name}, "start": start | {"simulator": "expert"}}.items():
+            kinds = {m["type"] for m in page.ask(kind, **more)}
+            assert "cancelled" in kinds and not kinds & {"episode", "error"}
+            assert session.take is take and made[-1].env.closed
+        assert not take.simulation.env.closed
+
+
 def test_a_damaged_or_foreign_episode_is_one_sentence(client, tmp_path):
     with opened(client) as page:
         page.begin()
@@ -481,15 +525,16 @@ def luminance(colour: str) -> float:
 
 
 def test_text_stands_out_from_its_ground():
-    """WCAG 2.1 AA: 4.5 to 1."""
+    """WCAG 2.1 AA: 4.5 to 1, and 3 to 1 for what shows where the focus is."""
     style = (PAGE / "style.css").read_text()
     found = re.findall(r"--([\w-]+): (#[0-9a-f]{3,6});", style)
     colours = {k: v if len(v) == 7 else "#" + "".join(2 * c for c in v[1:]) for k, v in found}
     pairs = [(text, "card") for text in ("ink", "faint", "with", "without", "executed")]
     pairs += [("ink", "paper"), ("faint", "paper"), ("ink", "soft"), ("faint", "soft"), ("bad", "bad-soft")]
-    for text, ground in pairs:
+    least = {pair: 4.5 for pair in pairs} | {("focus", ground): 3.0 for ground in ("card", "paper", "soft")}
+    for (text, ground), enough in least.items():
         contrast = (luminance(colours[ground]) + 0.05) / (luminance(colours[text]) + 0.05)
-        assert contrast >= 4.5, f"{text} on {ground}"
+        assert contrast >= enough, f"{text} on {ground}"
 
 
 # --- runs ----------------------------------------------------------------------------------------
@@ -497,21 +542,31 @@ def test_text_stands_out_from_its_ground():
 
 def test_finished_runs_are_listed_with_their_reports_and_tables(client, tmp_path):
     finished_run(tmp_path / "run/cube_return-1")
-    interval = {"mean": 0.1, "low": 0.0, "high": 0.2, "n": 3}
-    write_json(tmp_path / "evaluate/a/finished/do_nothing.json", {"executed": interval, "success": None})
-    write_text(tmp_path / "evaluate/b/finished/broken.json", "{")
+    rows = finished_rows(tmp_path / "evaluate/a", "theta_off", "do_nothing", "full", "own_row")
+    table = {"task": "cube_return", "unit": "m", "rows": rows}
+    write_json(tmp_path / "evaluate/a/result.json", table)
+    finished_rows(tmp_path / "evaluate/b", "random_walk")
+    write_text(tmp_path / "evaluate/c/finished/broken.json", "{")
+    write_json(tmp_path / "1/2/3/4/result.json", table)
+    write_json(tmp_path / "1/2/3/4/5/result.json", table)
     for i, text in enumerate(("[]", '{"summary": [], "parts": {}}', "[" * 100_000, '{"parts": "x"}')):
         write_text(tmp_path / f"run/odd-{i}/result.json", text)
+    write_json(tmp_path / "run/odd-5/result.json", {"rows": {"full": 3}})
     write_text(tmp_path / "run/half/config.yaml", "")
     found = {r["name"]: r for r in client.get("/runs").json()}
-    assert set(found) == {"run/cube_return-1", "evaluate/a"}
-    run, table = found["run/cube_return-1"], found["evaluate/a"]
-    assert (
-        run["unit"] == "m"
-        and run["report"] == "run/cube_return-1/report.html"
-        and run["rows"][0]["distance"]["mean"] == 0.05
-    )
-    assert table["rows"] == [{"label": "do nothing", "distance": interval, "success": None}]
+    assert set(found) == {"run/cube_return-1", "evaluate/a", "evaluate/b", "1/2/3/4", "run/odd-5"}
+    run, full, half = (found[n] for n in ("run/cube_return-1", "evaluate/a", "evaluate/b"))
+    assert run["unit"] == "m" and run["report"] == "run/cube_return-1/report.html"
+    assert [(r["label"], r["executed"]["mean"]) for r in run["rows"]] == [("temp_lora", 0.05)]
+    assert full["finished"] and not half["finished"] and half["figures"] is None and full["unit"] == "m"
+    labels = [
+        "do nothing (computed)",
+        "Temp-LoRA + slow-fast loop",
+        "diagnostic: loop weights, Θ off",
+        "own row",
+    ]
+    assert [r["label"] for r in full["rows"]] == labels and full["rows"][1]["executed"] == INTERVAL
+    assert client.get(f"/runs/{full['figures']}").json() == table
     report = client.get(f"/runs/{run['report']}")
     assert report.text == "<p>report" and report.headers["content-security-policy"].startswith("sandbox;")
     assert client.get(f"/runs/{run['media'][0]}").headers["content-type"] == "image/png"
@@ -520,7 +575,7 @@ def test_finished_runs_are_listed_with_their_reports_and_tables(client, tmp_path
 def test_no_file_outside_the_runs_is_served(client, tmp_path):
     runs = tmp_path / "runs"
     (tmp_path / "secret.json").write_text("{}")
-    for name in ("a.json", "b.npz", ".hidden.json", ".git/c.json", "d.py"):
+    for name in ("a.json", "b.npz", ".hidden.json", ".git/c.json", "d.py", "e.yaml"):
         write_text(runs / name, "{}")
     (runs / "link.json").symlink_to(tmp_path / "secret.json")
     assert served(runs, "a.json") == (runs / "a.json").resolve()
@@ -530,6 +585,7 @@ def test_no_file_outside_the_runs_is_served(client, tmp_path):
         ".git/c.json",
         "d.py",
         "link.json",
+        "e.yaml",
         "../secret.json",
         "",
         "x.json",
@@ -548,7 +604,7 @@ def test_no_file_outside_the_runs_is_served(client, tmp_path):
     assert [n for n in wrong if served(runs, n)] == []
     for name in ("%2e%2e/secret.json", "..%2fsecret.json", "%2fetc%2fpasswd"):
         assert client.get(f"/runs/{name}").status_code == 404
-    assert finished(tmp_path / "nowhere") == []
+    assert all_runs(tmp_path / "nowhere") == []
 
 
 # --- ratings -------------------------------------------------------------------------------------
@@ -572,16 +628,21 @@ def test_ratings_are_blind_and_summed_up_by_condition(client, tmp_path):
         assert pair["captions"] == ["start", PICK, PICK, PUT, PUT] and len(pair["a"]) == 5
         first_is_memory = pair["a"][1:] == chunks[0]["frames"]["with"] + chunks[1]["frames"]["with"]
         order = ("temp_lora", "none") if first_is_memory else ("none", "temp_lora")
-        body = {"token": pair["token"], "scores": scores(*(given[c] for c in order))}
-        told = client.post("/ratings", content=json.dumps(body)).json()
+        body = {"token": pair["token"], "scores": scores(*(given[c] for c in order)), "rater": "Ada"}
+        assert client.post("/ratings", content=json.dumps(body)).json() == {"saved": True}  # and no names
         again = client.post("/ratings", content=json.dumps(body))
         assert again.status_code == 400 and "not open any more" in again.json()["error"]
-    assert told["ratings"] == 4 and client.get("/ratings").json() == told
-    for condition, value in given.items():
+    told = client.get("/ratings").json()
+    assert told["ratings"] == 4
+    (task,) = told["tasks"]
+    assert task["task"] == "cube_return" and task["pairs"] == 1 and told["raters"] == 1
+    for condition in task["conditions"]:
         for criterion in CRITERIA:
-            assert told["conditions"][condition][criterion]["mean"] == pytest.approx(value)
+            assert condition[criterion]["mean"] == pytest.approx(given[condition["memory"]])
+    assert task["differences"][0]["quality"]["mean"] == pytest.approx(0.7)
     record = json.loads(next((tmp_path / "ratings").glob("*.json")).read_text())
-    assert {r["condition"]: r["quality"] for r in record["ratings"]} == given
+    assert {r["memory"]: r["quality"] for r in record["ratings"]} == given and record["rater"] == "Ada"
+    assert {r["weights"] for r in record["ratings"]} == {"test"}
 
 
 @pytest.mark.parametrize(
@@ -603,6 +664,8 @@ def test_every_option_is_read():
     code += (ROOT / "world_model/generate.py").read_text()
     options = {k for k in yaml.safe_load((ROOT / "configs/play.yaml").read_text()) if k != "defaults"}
     assert {o for o in options if not re.search(rf"cfg\.{o}\b|\"{o}\"", code)} == set()
+    told = (ROOT / "docs/play.md").read_text()
+    assert {o for o in options if f"`{o}`" not in told} == set()
 
 
 def test_navigation_has_keys():

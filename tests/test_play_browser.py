@@ -18,7 +18,7 @@ pytest.importorskip("starlette", reason="the page needs the extra `play`")
 pytest.importorskip("playwright", reason="needs the extra `browser-test`")
 
 import uvicorn
-from play_room import PICK, PUT, TinyStudio, finished_run, navigation
+from play_room import PICK, PUT, TinyStudio, finished_rows, finished_run, navigation
 from playwright import sync_api as playwright
 from tiny import SIDE
 
@@ -29,6 +29,7 @@ from tasks.commands import compose
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 PATIENCE = 120_000  # ms; a busy machine
+MADE = ("temp_lora, weights test", "none, weights test")  # how the clips to rate were made
 
 
 FAINT = (Path(__file__).parent / "faint_texts.js").read_text()
@@ -39,17 +40,19 @@ class Room:
     """A server in a thread of its own."""
 
     server: uvicorn.Server
+    play: Play
     address: str
 
 
 @contextmanager
 def serving(studio: Studio) -> Iterator[Room]:
     listener = listening("127.0.0.1", 0)
-    app = application(Play(studio), "127.0.0.1")
+    play = Play(studio)
+    app = application(play, "127.0.0.1")
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()
-    yield Room(server, f"http://127.0.0.1:{listener.getsockname()[1]}/")
+    yield Room(server, play, f"http://127.0.0.1:{listener.getsockname()[1]}/")
     server.should_exit = True
     thread.join(timeout=60)
 
@@ -57,6 +60,7 @@ def serving(studio: Studio) -> Iterator[Room]:
 @pytest.fixture
 def room(tmp_path: Path) -> Iterator[Room]:
     finished_run(tmp_path / "run/cube_return-1")
+    finished_rows(tmp_path / "evaluate/cube_return-1", "full", "do_nothing")
     with serving(TinyStudio(compose("play", [f"runs={tmp_path}", f"image_size={SIDE}", "fps=20"]))) as room:
         yield room
 
@@ -77,8 +81,8 @@ class Watched:
         )
         self.page.goto(address)
 
-    def at(self, selector: str):
-        return self.page.locator(selector)
+    def at(self, selector: str, **more):
+        return self.page.locator(selector, **more)
 
     def idle(self) -> None:
         playwright.expect(self.at("#cancel")).to_be_disabled()
@@ -161,7 +165,11 @@ def test_a_person_plays_saves_and_opens_again(watched: Watched, tmp_path: Path):
     assert w.at("#strip img").evaluate_all("images => images.map((i) => i.src)") == films
 
     w.at("#tab-runs").click()
-    expect(w.at("#runs-list article")).to_have_count(1)
+    expect(w.at("#runs-list article")).to_have_count(2)
+    table = w.at("#runs-list article", has_text="planner.evaluate")
+    expect(table.locator(".badge")).to_have_text(["planner.evaluate", "unfinished"])
+    expect(table.locator("tbody th")).to_have_text(["do nothing (computed)", "Temp-LoRA + slow-fast loop"])
+    expect(table.locator("svg circle")).to_have_count(4)  # executed and imagined, each on its interval
     w.at("#runs-list button").click()
     expect(w.page.frame_locator("#runs-list iframe").locator("p")).to_have_text("report")
     w.shot(tmp_path, "runs")
@@ -174,8 +182,81 @@ def test_a_person_plays_saves_and_opens_again(watched: Watched, tmp_path: Path):
     for i in range(6):
         sliders.nth(i).focus()
         w.page.keyboard.press("ArrowRight")
+    w.at("#rater").fill("Ada")
     w.at("#rating [type=submit]").click()
-    expect(w.at("#summary tbody tr")).to_have_count(2)
+    expect(w.at("#rate-status")).to_contain_text("Saved.")
+    expect(w.at("#so-far")).not_to_have_attribute("open", "")
+    expect(w.at("#summary")).to_be_empty()  # nothing names what was seen before it is asked for
+    w.at("#so-far summary").click()
+    expect(w.at("#summary tbody th")).to_have_text([*MADE, f"temp_lora less {MADE[1]}"])
+    expect(w.at("#summary h3")).to_have_text("cube_return: 1 rating of 1 pair")
+    expect(w.at("#summary .note")).to_contain_text("1 rating by 1 person who gave a name")
+    w.shot(tmp_path, "rated")
+    w.at("#next-pair").click()
+    expect(w.at("#so-far")).not_to_have_attribute("open", "")
+
+
+@pytest.mark.timeout(600)
+def test_what_waits_or_runs_is_cancelled_by_its_button(tmp_path: Path):
+    studio = TinyStudio(compose("play", [f"runs={tmp_path}", f"image_size={SIDE}"]))
+    studio.steps = 2000
+    with serving(studio) as room, watching(room.address) as w:
+        expect, begin, release = playwright.expect, w.at("#begin [type=submit]"), threading.Event()
+        expect(begin).to_be_enabled()
+        expect(w.at("#cancel-begin")).to_be_hidden()
+        for _ in range(2):
+            room.play.worker.submit("others", lambda job: release.wait(600), lambda place: None)
+        try:
+            begin.click()
+            expect(w.at("#begin-status")).to_have_text("Waiting: 2 jobs ahead")
+            w.shot(tmp_path, "waiting")
+            w.at("#cancel-begin").click()
+            expect(w.at("#begin-status")).to_have_text("Cancelled")
+            expect(w.at("#cancel-begin")).to_be_hidden()
+            expect(begin).to_be_enabled()
+            expect(w.at("#begin")).to_be_visible()
+        finally:
+            release.set()
+        begin.click()
+        w.chunks(0)
+        w.at(f"#usual button:text-is('{PICK}')").click()
+        expect(w.at("#status")).to_contain_text("step")
+        w.at("#cancel").click()
+        expect(w.at("#status")).to_have_text("Cancelled; the episode is as it was")
+        w.chunks(0)
+
+
+@pytest.mark.timeout(600)
+def test_what_fails_or_is_lost_leaves_no_page_that_only_looks_alive(
+    watched: Watched, room: Room, monkeypatch: pytest.MonkeyPatch
+):
+    w, expect = watched, playwright.expect
+
+    def fails(*_: object, **__: object) -> None:
+        raise OSError("the device went away")
+
+    w.at("#begin [type=submit]").click()
+    w.chunks(0)
+    start = w.at("#view-with").get_attribute("src")
+    with monkeypatch.context() as broken:
+        broken.setattr("planner.play.take.WorldModel.remember", fails)
+        w.at(f"#usual button:text-is('{PICK}')").click()
+        expect(w.at("#error p")).to_have_text("The device went away.")
+        w.chunks(0)
+    assert w.at("#view-with").get_attribute("src") == start
+    expect(w.at("#caption")).to_have_text("start")
+
+    w.page.evaluate("dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))")
+    expect(w.at("#begin")).to_be_visible()  # it began anew
+    w.at("#begin [type=submit]").click()
+    w.chunks(0)
+    w.at(f"#usual button:text-is('{PICK}')").click()
+    w.chunks(1)
+    room.server.should_exit = True
+    expect(w.at("#error p")).to_contain_text("The connection to the server was lost")
+    w.page.keyboard.press("u")
+    expect(w.at("#error p")).to_contain_text("is not connected to the server")
+    expect(w.at("#status")).to_have_text("Not connected")
 
 
 @pytest.mark.timeout(900)

@@ -14,6 +14,8 @@ from starlette.testclient import TestClient
 from test_play import HERE, one, opened
 
 from envs.expert import expert_actions
+from planner import evaluate
+from planner.play.runs import all_runs
 from planner.play.server import Play, application
 from planner.play.simulation import path_back
 from planner.play.studio import SHIPPED, Studio
@@ -94,6 +96,28 @@ def test_a_walk_is_imagined_and_executed(tmp_path: Path):
         assert "not executed: the path out is walked back" in page.act(BACK)["note"]
         one(page.ask("start", **START, simulator="reader"), "episode")
         assert len(page.act("wander about")["frames"]["executed"]) == 4
+
+
+@pytest.mark.timeout(900)
+def test_a_table_is_listed_as_finished_once_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    runs = tmp_path / "runs"
+    given = [g for g in navigation(tmp_path / "weights") if not g.startswith("memory.")]
+    given += ["rows=[do_nothing]", "episodes=2", "chunks=1", f"run_dir={runs}/evaluate/walk"]
+    given += [f"results={tmp_path}/results", f"page={tmp_path}/page.md"]
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("planner.results.write_results", interrupted)
+        evaluate.run(compose("evaluate", given))
+    (half,) = all_runs(runs)
+    assert not half["finished"] and len(half["rows"]) == 1
+    evaluate.run(compose("evaluate", given))
+    (whole,) = all_runs(runs)
+    assert whole["finished"] and whole["rows"] == half["rows"] and whole["unit"] == "blocks"
+    table = (tmp_path / "results/planning_path_retrace.json").read_text()
+    assert (runs / "evaluate/walk/result.json").read_text() == table
 
 
 def test_without_an_inverse_dynamics_model_the_expert_walks_unmeasured(tmp_path: Path):

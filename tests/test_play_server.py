@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import queue
 import socket
 import threading
 import time
@@ -16,7 +18,7 @@ import pytest
 pytest.importorskip("starlette", reason="the page needs the extra `play`")
 
 import uvicorn
-from play_room import PICK, PUT, TinyStudio
+from play_room import PICK, PUT, TinyStudio, finished_run
 from starlette.testclient import TestClient
 from tiny import SIDE
 from websockets.exceptions import ConnectionClosed
@@ -26,8 +28,12 @@ from benchmarks.first_chunk import play as play_episodes
 from planner.benchmark_sections import first_chunk_section
 from planner.play import server
 from planner.play.__main__ import listening
+from planner.play.runs import all_runs
 from planner.play.server import Play, application
+from planner.play.session import Session
+from planner.results import write_results
 from tasks.commands import CommandError, compose
+from tasks.files import write_json
 
 pytestmark = pytest.mark.timeout(900)
 PATIENCE = 240  # s; a busy machine
@@ -142,11 +148,80 @@ def test_the_server_frees_what_pages_have_when_it_ends(play):
         ("::1", "[::1]:7860", 200),
         ("::1", "evil.example", 400),
         ("0.0.0.0", "192.0.2.7:7860", 200),
+        ("::", "[2001:db8::7]:7860", 200),
+        ("0.0.0.0", "localhost:7860", 200),
+        ("0.0.0.0", f"{socket.gethostname()}:7860", 200),
+        ("0.0.0.0", "rebound.example:7860", 400),
+        ("::", "rebound.example", 400),
+        ("0:0::0", "rebound.example", 400),
+        ("0.0.0.0", "", 400),
     ],
 )
 def test_the_server_answers_to_its_own_name(play, host, asked, answer):
     client = TestClient(application(play, host))
-    assert client.get("/choices", headers={"host": asked}).status_code == answer
+    same = {"host": asked, "origin": f"http://{asked}"}  # as a name that is pointed here would say
+    assert client.get("/choices", headers=same).status_code == answer
+
+
+@pytest.mark.parametrize("origin", ["http://[::1", "http://[x]", "null", "127.0.0.1"])
+def test_an_origin_that_is_none_is_refused(play, origin):
+    client = TestClient(application(play, "127.0.0.1"))
+    headers = {"host": "127.0.0.1", "origin": origin}
+    assert client.get("/choices", headers=headers).status_code == 403
+
+
+def test_every_failure_of_a_request_is_one_sentence(play, tmp_path, monkeypatch, capfd):
+    client = TestClient(application(play, "127.0.0.1"), raise_server_exceptions=False)
+    headers = {"host": "127.0.0.1", "origin": "http://127.0.0.1"}
+    full = OSError(errno.ENOSPC, "No space left on device", "a.json")
+
+    def broken(error: Exception) -> Any:
+        def raises(*_: Any) -> None:
+            raise error
+
+        return raises
+
+    for error, says in (
+        (full, "A.json: No space left on device."),
+        (ZeroDivisionError(), "ZeroDivisionError"),
+    ):
+        monkeypatch.setattr(play.ratings, "draw", broken(error))
+        answer = client.post("/ratings/pair", headers=headers)
+        assert answer.status_code == 500 and says in answer.json()["error"]
+        assert answer.json()["error"].endswith(".") and "\n" not in answer.json()["error"]
+    assert capfd.readouterr().err.count("Traceback") == 1  # of the bug alone
+
+
+def test_a_run_that_is_deleted_meanwhile_is_no_failure(tmp_path, monkeypatch):
+    finished_run(tmp_path / "run/a")
+    write_json(tmp_path / "evaluate/b/finished/full.json", {"executed": None})
+    read = Path.read_text
+
+    def read_and_gone(path: Path, *how: Any, **named: Any) -> str:
+        text = read(path, *how, **named)
+        path.unlink()
+        return text
+
+    monkeypatch.setattr(Path, "read_text", read_and_gone)
+    assert {run["name"] for run in all_runs(tmp_path)} == {"run/a", "evaluate/b"}
+
+
+def test_what_a_closed_page_had_is_freed_before_others_get_theirs(play):
+    """Else whoever reloads holds an episode in each of the pages that wait to be freed."""
+    busy, release, seen = threading.Event(), threading.Event(), list[bool]()
+    heard = queue.Queue[dict[str, Any]]()
+    session = Session(play.studio, play.worker, heard.put)
+    session.receive({"type": "start", "task": "cube_return", "memory": "none", "source": "seed", "seed": 0})
+    while heard.get(timeout=PATIENCE)["type"] != "idle":
+        pass
+    assert session.take is not None
+    play.worker.submit("one", lambda job: (busy.set(), release.wait(PATIENCE)), lambda place: None)
+    assert busy.wait(PATIENCE)
+    play.worker.submit("another", lambda job: seen.append(session.take is None), lambda place: None)
+    session.close()
+    release.set()
+    wait(lambda: bool(seen))
+    assert seen == [True]
 
 
 def test_an_empty_host_is_not_every_host():
@@ -154,7 +229,7 @@ def test_an_empty_host_is_not_every_host():
         listening("", 0)
 
 
-def test_the_benchmark_presses_the_buttons(address):
+def test_the_benchmark_presses_the_buttons(address, tmp_path):
     figures = play_episodes(address, 1, memory="temp_lora", simulator="expert", compare=True)
     for seconds in (figures["seconds"], figures["very_first"]):
         assert seconds["begin"] > 0
@@ -167,7 +242,15 @@ def test_the_benchmark_presses_the_buttons(address):
     origin = {"command": "c", "commit": "d", "hardware": "e", "threads": 2, "load_before": 0.1}
     shown = first_chunk_section(figures | origin)
     assert f"| first chunk: first frame | {figures['very_first']['chunk_1_first_frame']:.2f} |" in shown
-    assert shown.count("within 5 s") == 1 and "| second chunk: remembered and executed |" in shown
+    assert shown.count("within 5 s") == 1 and "| second chunk: whole |" in shown
+    assert "on the page, side by side" in shown and "*Side by side* ticked" in shown
+    assert "whole chunk, imagined without memory, learned and executed." in shown
+    alone = first_chunk_section(figures | origin | {"compare": False, "simulator": None})
+    assert "*Side by side* not ticked" in alone and "whole chunk, learned." in alone
+    write_json(tmp_path / "first_chunk.json", figures | origin | {"compare": False})
+    write_json(tmp_path / "first_chunk_compare.json", figures | origin)
+    page = write_results(tmp_path, tmp_path / "page.md").read_text()
+    assert page.count("## How long one waits on the page") == 2 and page.count("page, side by side") == 1
 
 
 def test_two_pages_go_on_with_one_saved_episode(address):

@@ -19,13 +19,14 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from diffusers import UNet3DConditionModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny import (
     CAPTIONS,
     WIDTH,
     frames,
     make_autoencoder,
     make_dataset,
+    make_episode,
     make_scheduler,
     make_text,
     make_unet,
@@ -33,14 +34,15 @@ from tiny import (
 )
 from torch import nn
 
-from tasks.commands import compose, main
-from tasks.dataset import load_episodes
+from tasks.commands import OptionError, compose, main
+from tasks.dataset import DatasetWriter, load_episodes
+from world_model.autoencoder import FrameAutoencoder
 from world_model.chunks import Focus, LatentEpisodes, change_weight
 from world_model.device import pick_device, pick_precision
 from world_model.diffusion import Diffusion
 from world_model.model import WorldModel
 from world_model.objective import draw_timesteps
-from world_model.pretrain import ChunkLoss, build_unet, run
+from world_model.pretrain import ChunkLoss, build_unet, pairs_of, run, settings_of
 from world_model.train_autoencoder import build_autoencoder
 from world_model.training import (
     CheckpointError,
@@ -111,7 +113,9 @@ def test_a_finished_run_is_a_model_that_imagines(finished):
     assert metrics["steps"] == 4 and metrics["chunks"] == 2 and metrics["device"] == "cpu"
     rows = [json.loads(row) for row in (finished / "training/metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
-    assert all({"loss", "gradient_norm", "steps_per_second"} <= row.keys() for row in rows)
+    assert all({"loss", "gradient_norm", "steps_per_second", "seconds"} <= row.keys() for row in rows)
+    (started,) = json.loads((finished / "origin.json").read_text())
+    assert started["command"].startswith("python -m world_model.pretrain") and started["device"] == "cpu"
     model = WorldModel.from_pretrained(finished / "model")
     settings = model.settings
     assert (settings.name, settings.chunk_frames, settings.context_frames) == ("tiny", 4, 8)
@@ -352,12 +356,39 @@ def test_episodes_that_do_not_fit(data, episodes, tmp_path):
         episodes.allowed(1, 5)
     with pytest.raises(ValueError, match="the dataset holds no episodes"):
         LatentEpisodes(load_episodes(data), make_autoencoder(), [])
-    cache = tmp_path / "latents.safetensors"
-    first = LatentEpisodes(load_episodes(data), make_autoencoder(), [0, 1], cache)
+
+
+def test_latents_are_kept_for_the_same_data_and_autoencoder_alone(data, tmp_path, capsys):
+    cache, autoencoder = tmp_path / "latents.safetensors", make_autoencoder()
+    first = LatentEpisodes(load_episodes(data), autoencoder, [0, 1], cache)
+    written = cache.stat().st_mtime_ns
     again = LatentEpisodes(load_episodes(data), make_autoencoder(), [0, 1], cache)
     assert all(torch.equal(a, b) for a, b in zip(first.latents, again.latents, strict=True))
-    with pytest.raises(ValueError, match=r"22 latents, the data 31 frames; delete that file"):
-        LatentEpisodes(load_episodes(data), make_autoencoder(), [0, 1, 2], cache)
+    assert cache.stat().st_mtime_ns == written
+    writer = DatasetWriter(tmp_path / "others", 5, ("x", "gripper"))
+    for seed, count in enumerate((2, 3)):  # as many frames, other pictures
+        writer.append(make_episode(count, seed=10 + seed))
+    others = load_episodes(writer.finish())
+    assert others.lengths.tolist() == load_episodes(data).lengths[:2].tolist()
+    shifted = FrameAutoencoder(autoencoder.vae, 2, [0.2, -0.2, 0.0, 0.3], 1.5)
+    trained = make_autoencoder()
+    trained.vae.decoder.conv_out.bias.data += 1
+    for episodes, dataset, network in (
+        ([0, 1], others, autoencoder),
+        ([0, 2], load_episodes(data), autoencoder),
+        ([0, 1], load_episodes(data), shifted),
+        ([0, 1], load_episodes(data), trained),
+    ):
+        with pytest.raises(CheckpointError, match=f"{cache} is made of other data, or by another autoenc"):
+            LatentEpisodes(dataset, network, episodes, cache)
+    assert cache.stat().st_mtime_ns == written and capsys.readouterr().out == ""
+
+    save_file({"latents": torch.zeros_like(load_file(cache)["latents"])}, cache)  # as older versions wrote it
+    anew = LatentEpisodes(load_episodes(data), autoencoder, [0, 1], cache)
+    assert f"{cache} does not say what it was made of" in capsys.readouterr().out
+    assert all(torch.equal(a, b) for a, b in zip(first.latents, anew.latents, strict=True))
+    LatentEpisodes(load_episodes(data), autoencoder, [0, 1], cache)
+    assert capsys.readouterr().out == ""
 
 
 def test_change_weight(episodes):
@@ -439,6 +470,19 @@ def test_a_checkpoint_of_another_network(tmp_path):
     assert "\n" not in str(error.value)
 
 
+def test_training_draws_the_pasts_that_planning_has():
+    def drawn(*options: str) -> list[tuple[int, int, float]]:
+        cfg = compose("pretrain", [*options])
+        return pairs_of(cfg.diffusion.pairs, settings_of(cfg))
+
+    assert drawn() == [(4, 4, 0.5), (1, 4, 0.3), (4, 1, 0.1), (1, 1, 0.1)]
+    large = drawn("model=modelscope")
+    assert [past for past, new, _ in large if new == 4] == [5, 9, 13, 17, 21, 25, 28, 1]
+    assert sum(share for *_, share in large) == pytest.approx(1)
+    with pytest.raises(OptionError, match=r"pairs: soon frames; expected a whole number, later or chunk"):
+        drawn("diffusion.pairs=[[soon,4,1.0]]")
+
+
 def test_a_log_drops_what_was_not_saved(tmp_path):
     log = Log(tmp_path, 0)
     for step in (1, 2, 3):
@@ -446,8 +490,16 @@ def test_a_log_drops_what_was_not_saved(tmp_path):
     log.close()
     (tmp_path / "metrics.jsonl").open("a").write('{"step": 4, "lo')
     Log(tmp_path, 2).close()
-    rows = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    assert rows == ['{"step": 1, "loss": 1.0}', '{"step": 2, "loss": 2.0}']
+    rows = [json.loads(row) for row in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["loss"]) for row in rows] == [(1, 1.0), (2, 2.0)]
+
+
+def test_a_log_counts_the_seconds_before_a_resumption(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "seconds": 100.0}\n{"step": 2, "seconds": 200.0}\n')
+    log = Log(tmp_path, 1)
+    log.write(2, {"loss": 1})
+    log.close()
+    assert 100 <= json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])["seconds"] < 130
 
 
 def test_devices_and_precisions():

@@ -153,7 +153,7 @@ def test_report_is_whole_and_self_contained(tmp_path: Path, camera: Camera) -> N
     ]  # fmt: skip
     # what a person looks for
     for words in ("2 of 3 episodes succeeded", "13 mm", "95% interval 5 mm to 22 mm", "temp_lora <rank 32>",
-                  "Move the <red> cube & return it", "✓ success", "✗ missed", "✗ not displaced",
+                  "Move the <red> cube & return it", "✓ success", "✗ missed", "✗ missed, never moved away",
                   "imagine, s", "12.3",
                   "How the instruction was read'it' is the red cube",
                   "Actions that could not be carried outBlockedError: <a> (2 times)OutOfReachError: b",

@@ -28,6 +28,7 @@ from tasks.commands import ROOT, CommandError, RunDir, compose
 from tasks.cube_return import CubeReturn
 from tasks.files import read_json, write_json
 from tasks.process import Stages, peak_megabytes, seconds_alive
+from world_model.diffusion import guidance_factors
 
 TASK, SEED = CubeReturn(), 1_000_000
 
@@ -94,10 +95,16 @@ def test_a_finished_row_of_other_weights_is_refused(tmp_path):
     write_json(
         run_dir / "finished/no_memory.json", {"parts": {"weights": version, "inverse dynamics": version}}
     )
-    check_weights("no_memory", cfg, run_dir)
+    write_json(run_dir / "finished/true_frames.json", {"parts": {"inverse dynamics": version}})
+    for row in ("no_memory", "true_frames", "do_nothing"):
+        check_weights(row, cfg, run_dir)
     weights(folder, b"second")
-    with pytest.raises(CommandError, match=r"no_memory.json ran with the weights x .*; delete it and .*rows"):
+    with pytest.raises(
+        CommandError, match=r"no_memory.json ran with the inverse dynamics x .*; delete it and .*rows"
+    ):
         check_weights("no_memory", cfg, run_dir)
+    with pytest.raises(CommandError, match=r"true_frames.json ran with the inverse dynamics x"):
+        check_weights("true_frames", cfg, run_dir)
 
 
 def versions_of(folder: Path) -> str:
@@ -131,7 +138,7 @@ def test_the_result_is_written_last_and_says_what_it_cost(tmp_path, parts, resul
     written = publish(run_dir, parts, cfg, [result], stages, ran=1)
     assert read_json(run_dir / "result.json") == written
     assert set(written["cost"]["seconds"]) == {"start", "report"} and written["cost"]["peak_mb"] > 100
-    page, said = (run_dir / "report.html").read_text(), last_words(written, run_dir)
+    page, said = (run_dir / "report.html").read_text(), last_words(written, TASK, run_dir)
     assert "peak memory" in page and result.layout.instruction in page and "Instructions such as" not in page
     assert cost_line(written["cost"]) in said and said.endswith("report.html")
     assert "start " in said and "peak memory" in said and "distance  executed" in said
@@ -249,23 +256,38 @@ def test_the_page_shows_what_guidance_does(tmp_path):
     write_json(tmp_path / "guidance_cube_return.json", {"rows": rows, **origin})
     page = write_results(tmp_path, tmp_path / "page.md").read_text()
     line = "| 0.100 [0.050, 0.200] | 0.100 [0.050, 0.200] | 50% [20%, 80%] | 50% [20%, 80%] | 2.0 | 3 |"
-    assert f"| past 1.5, text 1.5, Θ in text {line}" in page and f"Θ in uncond + past + text {line}" in page
+    assert (
+        f"| temp_lora: past 1.5, text 2.5, Θ in text {line}" in page
+        and f"| none: past 2, text 5 {line}" in page
+    )
+    assert "temp_lora on w" in page
 
 
 @pytest.mark.parametrize("cell", guidance.CELLS, ids=lambda cell: cell.name)
 def test_each_cell_of_the_guidance_table_composes(cell):
     cfg = compose("run", cell.options)
     assert tuple(cfg.guidance) == (cell.past, cell.text) and tuple(cfg.theta_in) == cell.theta_in
+    assert compose("run", cell.options).memory._target_.endswith("NoMemory") == (cell.memory == "none")
+
+
+def test_no_two_cells_of_the_guidance_table_compute_the_same():
+    def computed(cell: guidance.Cell) -> tuple:
+        factors = guidance_factors((cell.past, cell.text))
+        seen = frozenset(cell.theta_in) & set(factors) if cell.memory != "none" else frozenset()
+        return cell.memory, tuple(factors.items()), seen
+
+    assert len({computed(cell) for cell in guidance.CELLS}) == len(guidance.CELLS)
 
 
 @pytest.mark.slow
 def test_a_cell_of_the_guidance_table_is_measured(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    small = ["memory.steps=1", "sampling_steps=1"]
-    guidance.main(["--episodes", "1", "--cells", "1", *small, "--json", str(tmp_path / "out.json")])
+    guidance.main(
+        ["--episodes", "1", "--cells", "1", "sampling_steps=1", "--json", str(tmp_path / "out.json")]
+    )
     ((name, row),) = read_json(tmp_path / "out.json")["rows"].items()
     assert name == guidance.CELLS[0].name and row["executed"]["n"] == 1
-    assert row["parts"]["memory"] == "temp_lora" and "guidance [1.0, 1.0]" in row["parts"]["model"]
+    assert row["parts"]["memory"] == "none" and "guidance [1.0, 1.0]" in row["parts"]["model"]
     (kept,) = (tmp_path / "runs/guidance").glob("*/episodes/*.json")
     assert kept.stem == str(SEED)
     with pytest.raises(SystemExit):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +38,7 @@ from world_model.text import ClipTextEncoder, SentenceEncoder
 from world_model.training import CheckpointError
 from world_model.unet import TemporalConv, prepared, with_mask_channel
 
+ROOT = Path(__file__).resolve().parents[1]
 VAE, UNET = "vae/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.safetensors"
 
 
@@ -368,6 +371,12 @@ def lose_one(path: Path) -> None:
     save_file({k: v for k, v in tensors.items() if not k.endswith("conv_out.weight")}, path)
 
 
+def unsafe(path: Path) -> None:
+    """The same weights, pickled: right in every number, but never opened."""
+    torch.save(load_file(path), path.with_suffix(".bin"))
+    path.unlink()
+
+
 DAMAGE = [
     ("unet", shutil.rmtree, "no world model there (no unet/)"),
     ("vae", shutil.rmtree, "no world model there (no vae/)"),
@@ -378,6 +387,8 @@ DAMAGE = [
     ("theta0.safetensors", truncate, "theta0.safetensors"),
     ("unet/config.json", Path.unlink, "config.json"),
     *[(file, damage, "can't be opened") for file in (UNET, VAE) for damage in (Path.unlink, truncate, reshape)],
+    *[(file, Path.unlink, "holds no .safetensors file") for file in (UNET, VAE)],
+    *[(file, unsafe, "holds no .safetensors file") for file in (UNET, VAE)],
     *[(file, lose_one, " missing tensors, e.g. ") for file in (UNET, VAE)],
 ]  # fmt: skip
 
@@ -390,6 +401,55 @@ def test_a_damaged_folder_is_one_line(saved, tmp_path, file, damage, says):
         WorldModel.from_pretrained(folder, make_memory())
     message = str(error.value)
     assert message.startswith(f"weights={folder}") and says in message and "\n" not in message
+
+
+@pytest.mark.slow
+def test_damaged_weights_leave_nothing_else_on_stderr(saved, tmp_path):
+    """In a process of its own: the libraries' logs go to the stderr that there was when they were imported."""
+    damages: dict[str, Callable[[Path], None]] = {
+        f"{damage.__name__}-{Path(file).parent}": damage
+        for file in (UNET, VAE)
+        for damage in (Path.unlink, truncate, reshape, lose_one)
+    }
+    for name, damage in damages.items():
+        folder = shutil.copytree(saved, tmp_path / name)
+        damage(folder / (UNET if name.endswith("unet") else VAE))
+    code = (
+        "import sys; from world_model.model import WorldModel; from world_model.training import CheckpointError\n"
+        "for folder in sys.argv[1:]:\n"
+        "    try: WorldModel.from_pretrained(folder)\n"
+        "    except CheckpointError as error: print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *(str(tmp_path / n) for n in damages)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    said = done.stdout.splitlines()
+    assert len(said) == len(damages)
+    for name, line in zip(damages, said, strict=True):
+        assert line.startswith(f"weights={tmp_path / name} can't be opened")
+
+
+def test_a_text_tower_that_lacks_a_tensor_is_no_model(tmp_path):
+    folder = save_modelscope(tmp_path / "published")
+    file = folder / "text_encoder/model.safetensors"
+    tensors = load_file(file)
+    key = next(k for k in tensors if k.endswith("token_embedding.weight"))
+    save_file(tensors | {"position_ids": torch.arange(12)}, file, {"format": "pt"})
+    WorldModel.from_pretrained(folder)  # published files hold such spare ones
+    for damaged in (
+        {k: v for k, v in tensors.items() if k != key},
+        tensors | {key: tensors[key][:-1].clone()},
+    ):
+        save_file(damaged, file, {"format": "pt"})
+        with pytest.raises(
+            CheckpointError, match=f"weights={folder} can't be opened .*token_embedding"
+        ) as error:
+            WorldModel.from_pretrained(folder)
+        assert "\n" not in str(error.value)
 
 
 def test_parts_that_do_not_fit_are_named(saved, tmp_path):

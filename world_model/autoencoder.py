@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tasks.files import write_json
+from world_model.opening import open_network
 
 SETTINGS = "frames.json"
 PIXELS_AT_ONCE = 1 << 20  # of frames in one pass of the network: 256 frames of 64 x 64, 16 of 256 x 256
@@ -97,6 +99,14 @@ class FrameAutoencoder(nn.Module):
             )
         return torch.cat(frames).numpy()
 
+    def fingerprint(self) -> str:
+        """sha256 of the weights and of how frames go in and latents come out."""
+        shift = [float(v) for v in self.shift.flatten()]
+        digest = hashlib.sha256(repr((self.unshuffle, shift, self.scale)).encode())
+        for name, tensor in sorted(self.vae.state_dict().items()):
+            digest.update(name.encode() + tensor.float().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a diffusers folder, and beside it how frames go in and latents come out."""
         self.vae.save_pretrained(folder)
@@ -116,21 +126,10 @@ class FrameAutoencoder(nn.Module):
             raise ValueError(
                 f"{folder}: no such folder; expected an autoencoder that train_autoencoder saved"
             )
-        try:
-            vae, info = AutoencoderKL.from_pretrained(folder, torch_dtype=dtype, output_loading_info=True)
-        except Exception as error:  # many types for a damaged folder
-            raise ValueError(f"{folder} can't be opened ({type(error).__name__}: {error})") from None
-        require_all(info)
+        vae = open_network(AutoencoderKL, Path(folder), torch_dtype=dtype)
         path = Path(folder) / SETTINGS
         settings = json.loads(path.read_text()) if path.is_file() else {}
         return cls(vae, **settings).eval().requires_grad_(False)
-
-
-def require_all(info: dict[str, list[str]]) -> None:
-    """Raise ValueError if diffusers left a tensor of the network as drawn, or one of the file unused."""
-    for what in ("missing_keys", "unexpected_keys"):
-        if keys := sorted(info[what]):
-            raise ValueError(f"{len(keys)} {what.replace('_keys', ' tensors')}, e.g. {keys[0]}")
 
 
 class Reconstruct:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -17,7 +19,9 @@ from tasks.dataset import EpisodeDataset
 from tasks.files import atomic_path
 from world_model.autoencoder import FrameAutoencoder
 from world_model.data.footage import Footage, as_footage
-from world_model.training import read_safetensors
+from world_model.training import CheckpointError, read_safetensors
+
+MADE_OF = "made_of"
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,31 @@ def encoded(autoencoder: FrameAutoencoder, videos: Iterable[np.ndarray], size: i
     return torch.cat(made).contiguous()
 
 
+def kept_latents(cache: Path, made_of: str, make: Callable[[], Tensor]) -> Tensor:
+    """The latents that ``cache`` holds; where there is none, or one that does not say what it was made of, what
+    ``make`` gives, written first.
+
+    Raises:
+        CheckpointError: the cache is damaged, or made of something else.
+    """
+    if cache.is_file():
+        latents = read_safetensors(cache).get("latents")
+        with safe_open(cache, "pt") as file:
+            stored = (file.metadata() or {}).get(MADE_OF)
+        if stored == made_of and latents is not None:
+            return latents
+        if stored is not None:
+            raise CheckpointError(
+                f"{cache} is made of other data, or by another autoencoder, than those given; delete it to encode "
+                "these, or give another run_dir"
+            )
+        print(f"{cache} does not say what it was made of; the frames are encoded anew")
+    made = make()
+    with atomic_path(cache) as temp:
+        save_file({"latents": made}, temp, {MADE_OF: made_of})
+    return made
+
+
 class LatentEpisodes:
     """The latents ``(T, C, h, w)`` of episodes, and their segments.
 
@@ -70,7 +99,8 @@ class LatentEpisodes:
         cache: a file that keeps the latents, so that a resumed run need not encode again.
 
     Raises:
-        ValueError: no episodes, or one too short to train on.
+        ValueError: no episodes.
+        CheckpointError: the cache is damaged, or made of other data or by another autoencoder.
     """
 
     def __init__(
@@ -89,17 +119,13 @@ class LatentEpisodes:
         self.sources = [footage.source_of(i) for i in episodes]
         self.weights = torch.tensor(footage.weights, dtype=torch.float64)
         lengths = [int(footage.lengths[i]) for i in episodes]
-        if cache is not None and cache.is_file():
-            latents = read_safetensors(cache)["latents"]
+        videos = (footage[i].frames for i in episodes)
+        if cache is None:
+            latents = encoded(autoencoder, videos)
         else:
-            latents = encoded(autoencoder, (footage[i].frames for i in episodes))
-            if cache is not None:
-                with atomic_path(cache) as temp:
-                    save_file({"latents": latents}, temp)
-        if len(latents) != sum(lengths):
-            raise ValueError(
-                f"{cache} holds {len(latents)} latents, the data {sum(lengths)} frames; delete that file"
-            )
+            told = f"{footage.fingerprint()} {autoencoder.fingerprint()} {list(episodes)}"
+            made_of = hashlib.sha256(told.encode()).hexdigest()
+            latents = kept_latents(cache, made_of, lambda: encoded(autoencoder, videos))
         self.latents = list(latents.split(lengths))
         self.places = [(e, s) for e, segments in enumerate(self.segments) for s in range(len(segments))]
 

@@ -34,3 +34,8 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device={name}: this torch sees no CUDA device; use device=cpu")
     return device
+
+
+def device_name(device: torch.device) -> str:
+    """``cpu``, or the GPU's name, for records."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -17,6 +17,7 @@ from diffusers import DPMSolverMultistepScheduler, UNet3DConditionModel
 from torch import Tensor
 
 CLEAN, NOISED, WITHHELD = 1.0, 0.0, -1.0
+PASSES = ("uncond", "past", "text")  # of guidance
 
 
 class Diffusion:
@@ -155,9 +156,8 @@ class Diffusion:
         Returns:
             ``(B, f_g, C, h, w)``.
         """
-        s_past, s_text = guidance
-        factors = {"uncond": 1 - s_past, "past": s_past - s_text, "text": s_text}
-        passes = [name for name, factor in factors.items() if abs(factor) > 1e-9]
+        factors = guidance_factors(guidance)
+        passes = list(factors)
         B, n_past = past.shape[:2]
         roles, pasts, texts = [], [], []
         for name in passes:
@@ -183,6 +183,13 @@ class Diffusion:
                 if progress:
                     progress(k + 1, steps)
         return z
+
+
+def guidance_factors(guidance: tuple[float, float]) -> dict[str, float]:
+    """Each pass's factor in the sum of :meth:`Diffusion.sample`; only passes that count."""
+    s_past, s_text = guidance
+    factors = dict(zip(PASSES, (1 - s_past, s_past - s_text, s_text), strict=True))
+    return {name: factor for name, factor in factors.items() if abs(factor) > 1e-9}
 
 
 class Announced:

@@ -22,7 +22,7 @@ from typing import Any
 import hydra
 import numpy as np
 import torch
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig
 
 from tasks.commands import ROOT, CommandError, OptionError, RunDir, integer, main
 from tasks.files import write_text
@@ -35,6 +35,7 @@ from world_model.memory.adapter import write_safetensors
 from world_model.model import WorldModel
 from world_model.picture import read_picture
 from world_model.rollout_file import load_rollout, save_rollout
+from world_model.sampling import sampling_options
 from world_model.video_tables.choice import choose
 
 STATE, VIDEO, LOG = "state.safetensors", "video.mp4", "chunks.jsonl"
@@ -77,13 +78,7 @@ def open_model(cfg: DictConfig, chosen: Mapping[str, Any] | None = None) -> tupl
     Raises:
         CheckpointError, OptionError: no such weights, or a value that an option can't take.
     """
-    scales = cfg.guidance
-    if scales is not None:
-        numbers = isinstance(scales, ListConfig) and all(isinstance(x, int | float) for x in scales)
-        if not numbers or len(scales) != 2:
-            raise OptionError(f"guidance={scales}: expected two numbers, [past scale, text scale]")
-    if cfg.sampling_steps is not None:
-        integer(cfg, "sampling_steps", 1)
+    sampling = sampling_options(cfg)
     memory = hydra.utils.instantiate(cfg.memory, **(chosen or {}))
     if memory.name.startswith("shuffled"):
         raise OptionError("memory=shuffled exchanges the memories of several episodes; a video is one")
@@ -97,9 +92,7 @@ def open_model(cfg: DictConfig, chosen: Mapping[str, Any] | None = None) -> tupl
         memory,
         device,
         pick_dtype(cfg.precision, device),
-        sampling_steps=cfg.sampling_steps,
-        guidance=None if scales is None else tuple(scales),
-        theta_in=None if cfg.theta_in is None else tuple(cfg.theta_in),
+        **sampling,
     )
     if cfg.image_size % model.autoencoder.factor:
         raise OptionError(f"image_size={cfg.image_size}: expected a multiple of {model.autoencoder.factor}")

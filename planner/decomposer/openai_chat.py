@@ -25,7 +25,7 @@ from pydantic import BaseModel, ValidationError
 
 from planner.decomposer.answer import clean, read_answer
 from planner.decomposer.answer_cache import AnswerCache
-from planner.decomposer.base import Plan
+from planner.decomposer.base import Plan, told_plan
 from planner.decomposer.coverage import Requirements
 from planner.decomposer.prompt import answer_schema, fill, system_prompt
 from planner.decomposer.scripted import ScriptedDecomposer
@@ -282,6 +282,8 @@ class OpenAIDecomposer:
 
     def decompose(self, task: Task, instruction: str, frame: np.ndarray | None = None) -> Plan:
         """See :class:`planner.decomposer.Decomposer`; the plan's source is the model's name."""
+        if told := told_plan(task, instruction):
+            return told
         text = clean(instruction)
         if not 0 < len(text) <= MAX_INSTRUCTION:
             raise PlanError(f"the instruction has {len(text)} characters; expected 1 to {MAX_INSTRUCTION}")

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from planner.decomposer.base import Plan
+from planner.decomposer.base import Plan, told_plan
 from planner.decomposer.grammar import Grammar, Tree, Words, phrases, read_rules, tokenize
 from planner.decomposer.language import Language
 from planner.decomposer.paths import PATHS
@@ -165,6 +165,8 @@ class ScriptedDecomposer:
 
     def decompose(self, task: Task, instruction: str, frame: np.ndarray | None = None) -> Plan:
         """See :class:`planner.decomposer.Decomposer`; ``frame`` is not looked at."""
+        if told := told_plan(task, instruction):
+            return told
         words = tokenize(instruction)
         language = language_of(task.vocabulary)
         grammar = language.grammar(task.vocabulary)

@@ -6,21 +6,19 @@ import json
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import combinations
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from planner.play.clips import data_url
-from planner.play.runs import results
-from planner.play.saved import FOLDER, RECORD, SavedError, listed, read_frames, read_record
-from planner.records import load_result
+from planner.play.pairs import Condition, Pair, clip_of, pairs_below
+from planner.play.saved import SavedError
 from tasks.commands import CommandError
 from tasks.files import write_json
 from tasks.statistics import mean_interval
+from world_model.action_lines import read_action
 
 RATINGS = "ratings"
 CRITERIA = {
@@ -29,21 +27,24 @@ CRITERIA = {
     "adherence": "Does what happens follow the captions?",
 }
 DRAWN = 64  # pairs that are shown and not yet rated, at most
+LONGEST_NAME = 60  # letters of a rater's
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Two clips of one episode.
+class Rating:
+    """What one person thought of one pair.
 
     Attributes:
-        name: of the pair, the same whenever it is listed.
-        conditions: how each was made.
-        sources: where each lies: a saved episode and its side, or a run's episode.
+        pair: its name.
+        task: of the pair; empty in ratings from before it was recorded.
+        rater: a name, or nothing.
+        clips: of each, how it was made and what it got by criterion.
     """
 
-    name: str
-    conditions: tuple[str, str]
-    sources: tuple[tuple[Path, str], tuple[Path, str]]
+    pair: str
+    task: str
+    rater: str
+    clips: tuple[tuple[Condition, dict[str, float]], tuple[Condition, dict[str, float]]]
 
 
 class Ratings:
@@ -58,45 +59,20 @@ class Ratings:
         self.runs = runs
         self._drawn: OrderedDict[str, tuple[Pair, bool]] = OrderedDict()
 
-    def pairs(self) -> list[Pair]:
-        """Everything that could be compared."""
-        return [*self._saved(), *self._runs()]
-
-    def _saved(self) -> Iterator[Pair]:
-        for told in listed(self.runs):
-            folder = self.runs / FOLDER / told["name"]
-            chunks = len(told["captions"])
-            if told["compare"] and told["memory"] != "none" and chunks:
-                sources = (folder, "imagined"), (folder, "without")
-                yield Pair(told["name"], (told["memory"], "none"), sources)
-
-    def _runs(self) -> Iterator[Pair]:
-        found: list[tuple[str, str, Path, set[str]]] = []
-        for folder, told in results(self.runs):
-            memory, task = (str(told["parts"].get(part)) for part in ("memory", "task"))
-            seeds = {p.stem for p in (folder / "episodes").glob("*.json") if p.stem.isdecimal()}
-            found.append((task, memory, folder, seeds))
-        for (task, a, first, ours), (other, b, second, theirs) in combinations(found, 2):
-            if task == other and a != b:
-                for seed in sorted(ours & theirs):
-                    sources = (first / "episodes", seed), (second / "episodes", seed)
-                    names = (f.relative_to(self.runs).as_posix() for f in (first, second))
-                    yield Pair("|".join((*names, seed)), (a, b), sources)
-
     # --- one rating ----------------------------------------------------------------------------
 
     def draw(self) -> dict[str, Any]:
         """A pair that was rated least, in an order that chance decides and nothing shows. Raises CommandError."""
-        given = [r["pair"] for r in self.given()]
-        pairs = self.pairs()
+        given = [r.pair for r in self.given()]
+        pairs = pairs_below(self.runs)
         secrets.SystemRandom().shuffle(pairs)
         for pair in sorted(pairs, key=lambda p: given.count(p.name)):
             try:
                 (captions, a), (others, b) = (clip_of(*source) for source in pair.sources)
             except (SavedError, OSError, ValueError, KeyError, TypeError):
                 continue  # damaged
-            if captions != others or a.shape != b.shape:
-                continue  # of other instructions
+            if captions != others or a.shape != b.shape or not np.array_equal(a[0], b[0]):
+                continue  # of other instructions, or of another start
             token, swapped = secrets.token_urlsafe(12), bool(secrets.randbits(1))
             self._drawn[token] = pair, swapped
             while len(self._drawn) > DRAWN:
@@ -116,8 +92,18 @@ class Ratings:
             "or finish two runs of planner.run with other memories on the same layouts."
         )
 
-    def rate(self, token: str, scores: Any) -> Path:
-        """Write the ratings of a drawn pair; the file. Raises CommandError."""
+    def rate(self, token: str, scores: Any, rater: str = "") -> Path:
+        """Write the ratings of a drawn pair; the file.
+
+        Args:
+            token: of the pair.
+            scores: ``{"a": {criterion: 0 to 1}, "b": …}``.
+            rater: a person's name, kept as it is; empty if they gave none.
+
+        Raises:
+            CommandError, ActionError: one of them is wrong; nothing is written.
+        """
+        rater = checked_name(rater)
         if token not in self._drawn:
             raise CommandError("This pair is not open any more; take the next one.")
         checked = {side: checked_scores(scores, side) for side in ("a", "b")}
@@ -127,10 +113,12 @@ class Ratings:
         path = self.runs / RATINGS / name
         record = {
             "pair": pair.name,
+            "task": pair.task,
+            "rater": rater,
             "rated": time.strftime("%Y-%m-%d %H:%M:%S"),
-            "shown_first": pair.conditions[int(swapped)],
+            "shown_first": asdict(pair.conditions[int(swapped)]),
             "ratings": [
-                {"condition": condition, **checked[side]}
+                {**asdict(condition), **checked[side]}
                 for condition, side in zip(pair.conditions, (first, second), strict=True)
             ],
         }
@@ -139,46 +127,77 @@ class Ratings:
 
     # --- all ratings ---------------------------------------------------------------------------
 
-    def given(self) -> list[dict[str, Any]]:
+    def given(self) -> list[Rating]:
         """Every rating so far."""
         out = []
         for path in sorted((self.runs / RATINGS).glob("*.json")):
             try:
                 told = json.loads(path.read_text())
-                rows = [
-                    {"condition": str(row["condition"]), **checked_scores({"a": row}, "a")}
-                    for row in told["ratings"]
-                ]
-                out.append({"pair": str(told["pair"]), "ratings": rows})
-            except (ValueError, KeyError, TypeError, OSError, CommandError):
+                one, other = ((condition_of(row), checked_scores({"a": row}, "a")) for row in told["ratings"])
+                task, rater = str(told.get("task", "")), str(told.get("rater", ""))
+                out.append(Rating(str(told["pair"]), task, rater, (one, other)))
+            except (ValueError, KeyError, TypeError, OSError, AttributeError, CommandError):
                 continue  # not ours, or damaged
         return out
 
     def summary(self) -> dict[str, Any]:
-        """Per condition and criterion the mean with its 95% interval, over ratings."""
+        """Per task what the ratings come to; see :func:`of_task`."""
         given = self.given()
-        values: dict[str, dict[str, list[float]]] = {}
-        for rating in given:
-            for row in rating["ratings"]:
-                kept = values.setdefault(row["condition"], {c: [] for c in CRITERIA})
-                for criterion in CRITERIA:
-                    kept[criterion].append(float(row[criterion]))
-        rows = {k: {c: mean_interval(x) for c, x in row.items()} for k, row in sorted(values.items())}
-        return {"ratings": len(given), "conditions": rows}
+        tasks = {task: [r for r in given if r.task == task] for task in sorted({r.task for r in given})}
+        return {
+            "ratings": len(given),
+            "raters": len({r.rater for r in given} - {""}),
+            "tasks": [{"task": task, **of_task(ratings)} for task, ratings in tasks.items()],
+        }
 
 
-def clip_of(folder: Path, which: str) -> tuple[list[str], np.ndarray]:
-    """A caption per frame and ``(T, H, W, 3)`` uint8 of one source of a pair."""
-    if (folder / RECORD).is_file():
-        tensors, told = read_frames(folder), read_record(folder)
-        chunks = [tensors[f"{which}.{i}"] for i in range(len(told["chunks"]))]
-        captions = ["start", *(c["text"] for c, f in zip(told["chunks"], chunks, strict=True) for _ in f)]
-        return captions, np.concatenate([tensors["first"][None], *chunks])
-    result = load_result(folder, int(which))
-    if result is None:
-        raise SavedError("The episode is not there.")
-    frames = (len(result.imagined) - 1) // len(result.plan)
-    return ["start", *(s.text for s in result.plan for _ in range(frames))], result.imagined
+def of_task(ratings: list[Rating]) -> dict[str, Any]:
+    """Means and paired differences with 95% intervals, over pairs: a pair that is rated again counts once, with its
+    mean."""
+    means: dict[Condition, dict[str, list[dict[str, float]]]] = {}
+    less: dict[tuple[Condition, Condition], dict[str, list[dict[str, float]]]] = {}
+    for rating in ratings:
+        for condition, scores in rating.clips:
+            means.setdefault(condition, {}).setdefault(rating.pair, []).append(scores)
+        (first, a), (second, b) = sorted(rating.clips, key=lambda clip: _rank(clip[0]))
+        gap = {c: a[c] - b[c] for c in CRITERIA}
+        less.setdefault((first, second), {}).setdefault(rating.pair, []).append(gap)
+    return {
+        "ratings": len(ratings),
+        "pairs": len({r.pair for r in ratings}),
+        "conditions": [{**asdict(c), **over_pairs(means[c])} for c in sorted(means, key=_rank)],
+        "differences": [
+            {"first": asdict(first), "second": asdict(second), **over_pairs(less[first, second])}
+            for first, second in sorted(less, key=lambda both: (_rank(both[0]), _rank(both[1])))
+        ],
+    }
+
+
+def _rank(condition: Condition) -> tuple[bool, str, str]:
+    """What has a memory comes first, so that a difference says what the memory adds."""
+    return condition.memory == "none", condition.memory, condition.weights
+
+
+def over_pairs(scores: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, float]]:
+    """Each criterion's mean with its 95% interval over pairs, of each pair's mean."""
+    of_pair = [{c: float(np.mean([s[c] for s in given])) for c in CRITERIA} for given in scores.values()]
+    return {c: mean_interval([means[c] for means in of_pair]) for c in CRITERIA}
+
+
+def condition_of(row: dict[str, Any]) -> Condition:
+    """How a rated clip was made; without weights in ratings from before they were recorded. Raises KeyError."""
+    if "memory" in row:
+        return Condition(str(row["memory"]), str(row["weights"]))
+    return Condition(str(row["condition"]), "")
+
+
+def checked_name(rater: str) -> str:
+    """A rater's name without blanks around it, or nothing. Raises CommandError, ActionError."""
+    if not rater.strip():
+        return ""
+    if len(rater.strip()) > LONGEST_NAME:
+        raise CommandError(f"Your name is longer than {LONGEST_NAME} characters; shorten it.")
+    return read_action(rater.encode(errors="replace"), "Your name")
 
 
 def checked_scores(scores: Any, side: str) -> dict[str, float]:

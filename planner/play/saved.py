@@ -15,6 +15,7 @@ import re
 import secrets
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from planner.play.clips import write_clip
-from planner.play.simulation import Executed
+from planner.play.simulation import Executed, Simulation
 from planner.play.studio import Stage, Studio
 from planner.play.take import Branch, Step, Take, facts
 from tasks.commands import CommandError, differences, plain
@@ -50,6 +51,11 @@ FIELDS: dict[str, type | tuple[type, ...]] = {
     "simulator": (str, type(None)),
     "chunks": list,
 }
+NEWER_FIELDS: dict[str, type | tuple[type, ...]] = {  # that an episode may lack which was saved before them
+    "precision": str,
+    "inverse_dynamics": (str, type(None)),
+}
+CHOSEN = ("task", "memory", "weights_version", "source", "seed", "compare", "saved")  # that a list tells
 CHUNK_FIELDS: dict[str, type | tuple[type, ...]] = {
     "text": str,
     "seconds": dict,
@@ -104,6 +110,8 @@ def _write(take: Take, folder: Path, fps: int) -> None:
         **take.origin(),
         "weights_version": model.version,
         "options": options_of(take.stage),
+        "precision": str(take.stage.cfg.precision),
+        "inverse_dynamics": take.simulation.reader.version if take.simulation else None,
         "saved": time.strftime("%Y-%m-%d %H:%M:%S"),
         "chunks": [facts(step) for step in take.steps],
     }
@@ -111,7 +119,7 @@ def _write(take: Take, folder: Path, fps: int) -> None:
 
 
 def options_of(stage: Stage) -> dict[str, Any]:
-    """What the next chunk depends on beside the weights; json-able."""
+    """What the next chunk depends on beside the weights and their precision; json-able."""
     parts = {k: v for k, v in plain(stage.cfg).items() if k in ("task", "env", "memory")}
     parts["memory"] = {k: v for k, v in parts["memory"].items() if k != "measure_effect"}
     return json.loads(json.dumps({"model": asdict(stage.model.settings), **parts}))
@@ -130,7 +138,7 @@ def listed(runs: Path) -> list[dict[str, Any]]:
                 record = read_record(path.parent)
             except SavedError:
                 continue
-            chosen = {k: record[k] for k in ("task", "memory", "source", "seed", "compare", "saved")}
+            chosen = {k: record[k] for k in CHOSEN}
             captions = [c["text"] for c in record["chunks"]]
             out.append({"name": path.parent.name, **chosen, "captions": captions})
     return out
@@ -167,11 +175,19 @@ def read_record(folder: Path) -> dict[str, Any]:
                 raise SavedError(f"{damaged} it lacks {field!r}.")
             if not isinstance(told[field], kind):
                 raise SavedError(f"{damaged} its {field!r} can't be read.")
+    for field, kind in NEWER_FIELDS.items():
+        if field in record and not isinstance(record[field], kind):
+            raise SavedError(f"{damaged} its {field!r} can't be read.")
     return record
 
 
-def opened(name: str, studio: Studio) -> Take:
+def opened(name: str, studio: Studio, check: Callable[[], None] = lambda: None) -> Take:
     """The episode as it was when it was saved.
+
+    Args:
+        name: of its folder.
+        studio: gives the parts.
+        check: called now and then; what it raises ends the opening.
 
     Raises:
         SavedError, MemoryFileError: missing, damaged, or of other weights.
@@ -181,9 +197,12 @@ def opened(name: str, studio: Studio) -> Take:
     try:
         stage = studio.stage(record["task"], record["memory"], record["choice"])
         _require_same(record, stage)
+        check()
         by = record["simulator"]
         simulation = studio.simulation(stage, by) if by else None
         try:
+            _require_reader(record, simulation)
+            check()
             take = Take(
                 stage, tensors["first"], record["seed"], record["source"], simulation, record["compare"]
             )
@@ -204,9 +223,24 @@ def _require_same(record: dict[str, Any], stage: Stage) -> None:
             f"The saved episode was made with the weights {record['weights_version']}, this page has "
             f"{stage.model.version}; start it with the ones it was made with."
         )
+    now = str(stage.cfg.precision)
+    if (then := record.get("precision", now)) != now:
+        raise SavedError(
+            f"The saved episode was made with precision={then}, this page has {now}; start it with precision={then}."
+        )
     if told := differences(record["options"], options_of(stage)):
         raise SavedError(
             f"The saved episode was made with other options ({told}); start the page with those."
+        )
+
+
+def _require_reader(record: dict[str, Any], simulation: Simulation | None) -> None:
+    """SavedError unless the simulator goes on by the inverse dynamics weights that it went by, if by any."""
+    now = simulation.reader.version if simulation else None
+    if (then := record.get("inverse_dynamics")) not in (None, now):
+        raise SavedError(
+            f"The saved episode was executed and measured with the inverse dynamics weights {then}, this page has "
+            f"{now or 'none'}; start it with inverse_dynamics= the ones it was made with."
         )
 
 

@@ -1,8 +1,4 @@
-"""The page and what it talks to. One WebSocket is one open page: when it closes, the page's episode goes.
-
-Requests are answered only if they come from the page itself: the Host and the Origin must be this server's,
-so that no other site that a browser shows can use it. Nothing on the page comes from elsewhere.
-"""
+"""The page and what it talks to. One WebSocket is one open page: when it closes, the page's episode goes."""
 
 from __future__ import annotations
 
@@ -14,96 +10,37 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from planner.play.clips import data_url, write_clip
+from planner.play.guard import Guard, own_names
 from planner.play.ratings import Ratings
-from planner.play.runs import SHOWN, finished, served
+from planner.play.runs import SHOWN, all_runs, served
 from planner.play.saved import SavedError, listed
-from planner.play.session import Session, sentence
+from planner.play.session import Session, sentence, what_failed
 from planner.play.studio import Studio
 from planner.play.worker import Worker
 from tasks.commands import CommandError
+from world_model.action_lines import ActionError
 from world_model.picture import PictureError, uploaded_picture
 
 PAGE = Path(__file__).parent / "page"
 CLIPS = {"mp4": "video/mp4", "gif": "image/gif"}
 MOST_TEXT = 16_384  # bytes of a message or rating
 MOST_WAITING = 10_000  # messages to a page that does not take them
-POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; img-src 'self' data:; "
-    "media-src 'self'; connect-src 'self'; frame-src 'self'; form-action 'none'; base-uri 'none'; "
-    "frame-ancestors 'none'"
-)
 REPORT_POLICY = (  # a report holds its own pictures and style, and no script
     "sandbox; default-src 'none'; img-src 'self' data:; media-src 'self' data:; style-src 'unsafe-inline'; "
     "frame-ancestors 'self'"
 )
-MESSAGES = (CommandError, SavedError, PictureError)
-
-
-class Guard:
-    """Headers of every answer, and no request that another site's page makes.
-
-    Args:
-        known: names by which this server may be called; None for any.
-    """
-
-    def __init__(self, app: ASGIApp, known: frozenset[str] | None):
-        self.app, self.known = app, known
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in ("http", "websocket"):
-            return await self.app(scope, receive, send)
-        if refused := self.refused(scope):
-            if scope["type"] == "websocket":
-                return await send({"type": "websocket.close", "code": 1008})
-            return await refused(scope, receive, send)
-
-        async def sent(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                own = {name for name, _ in message["headers"]}
-                more = {
-                    b"content-security-policy": POLICY.encode(),
-                    b"x-content-type-options": b"nosniff",
-                    b"referrer-policy": b"no-referrer",
-                    b"cross-origin-resource-policy": b"same-origin",
-                    b"cache-control": b"no-cache",
-                }
-                message["headers"] = [*message["headers"], *((k, v) for k, v in more.items() if k not in own)]
-            await send(message)
-
-        return await self.app(scope, receive, sent)
-
-    def refused(self, scope: Scope) -> Response | None:
-        """The answer to a request that is not the page's own, else None."""
-        headers = Headers(scope=scope)
-        host, origin = headers.get("host", ""), headers.get("origin")
-        if self.known is not None and host_name(f"//{host}") not in self.known:
-            return JSONResponse({"error": "This server goes by another name."}, 400)
-        changes = scope["type"] == "websocket" or scope["method"] not in ("GET", "HEAD")
-        if (origin is None and changes) or (origin and urlsplit(origin).netloc != host):
-            return JSONResponse({"error": "Requests of other sites are refused."}, 403)
-        return None
-
-
-def host_name(address: str) -> str | None:
-    """The name in an address, without brackets and port; None if there is none."""
-    try:
-        return urlsplit(address).hostname
-    except ValueError:
-        return None
+MESSAGES = (CommandError, SavedError, PictureError, ActionError)
 
 
 class Play:
@@ -212,8 +149,8 @@ class Play:
         return Response(await run_in_threadpool(made), 200, {"content-disposition": name}, CLIPS[kind])
 
     async def runs(self, request: Request) -> Response:
-        """The finished runs."""
-        return JSONResponse(await run_in_threadpool(finished, self.studio.runs))
+        """The runs of other commands."""
+        return JSONResponse(await run_in_threadpool(all_runs, self.studio.runs))
 
     async def run_file(self, request: Request) -> Response:
         """A file of a run."""
@@ -230,8 +167,9 @@ class Play:
     async def rate(self, request: Request) -> Response:
         """Take the ratings of a pair."""
         told = parsed((await body(request, MOST_TEXT, "That is too long.")).decode(errors="replace"))
-        await run_in_threadpool(self.ratings.rate, str(told.get("token")), told.get("scores"))
-        return await self.summary(request)
+        token, scores, rater = str(told.get("token")), told.get("scores"), str(told.get("rater", ""))
+        await run_in_threadpool(self.ratings.rate, token, scores, rater)
+        return JSONResponse({"saved": True})  # and not how the clips were made: more are to be rated
 
     async def summary(self, request: Request) -> Response:
         """What all ratings come to."""
@@ -242,10 +180,8 @@ def application(play: Play, host: str) -> Starlette:
     """The web application.
 
     Args:
-        host: that the server listens on; requests to another name are refused, unless it is all addresses.
+        host: that the server listens on; requests to another name than :func:`own_names` are refused.
     """
-    everywhere = host in ("0.0.0.0", "::")
-    known = None if everywhere else frozenset({host.lower(), "localhost", "127.0.0.1"})
 
     @asynccontextmanager
     async def life(app: Starlette) -> AsyncIterator[None]:
@@ -269,17 +205,19 @@ def application(play: Play, host: str) -> Starlette:
         Route("/ratings", said(play.summary)),
         Route("/ratings", said(play.rate), methods=["POST"]),
     ]
-    return Starlette(routes=routes, middleware=[Middleware(Guard, known)], lifespan=life)
+    return Starlette(routes=routes, middleware=[Middleware(Guard, *own_names(host))], lifespan=life)
 
 
 def said(answer: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
-    """The same, with what a user can put right as one sentence."""
+    """The same, with whatever goes wrong as one sentence."""
 
     async def guarded(request: Request) -> Response:
         try:
             return await answer(request)
         except MESSAGES as error:
             return JSONResponse({"error": sentence(str(error))}, 400)
+        except Exception as error:
+            return JSONResponse({"error": what_failed(error)}, 500)
 
     return guarded
 

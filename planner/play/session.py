@@ -82,9 +82,10 @@ class Session:
             if source == "picture":
                 assert self.upload is not None
                 picture, _ = uploaded_picture(self.upload, stage.cfg.image_size)
-                self.play(Take(stage, picture, seed, "a picture", None, compare))
+                take = Take(stage, picture, seed, "a picture", None, compare)
             else:
-                self.play(self.from_layout(stage, seed, by, compare))
+                take = self.from_layout(stage, seed, by, compare)
+            self.play(take, job)
 
         self.submit(work)
 
@@ -154,7 +155,7 @@ class Session:
 
         def work(job: Job) -> None:
             self.send({"type": "phase", "phase": "open"})
-            self.play(opened(str(message.get("name", "")), self.studio))
+            self.play(opened(str(message.get("name", "")), self.studio, job.check), job)
 
         self.submit(work)
 
@@ -164,10 +165,10 @@ class Session:
             self.worker.cancel(self)
 
     def close(self) -> None:
-        """The page is gone: free what it had."""
+        """The page is gone: free what it had before anything else begins, else reloads would pile episodes up."""
         self.closed = True
         self.worker.cancel(self)
-        self.worker.submit(None, lambda job: self.let_go(), lambda place: None)
+        self.worker.submit(None, lambda job: self.let_go(), lambda place: None, first=True)
 
     # --- how it is done ------------------------------------------------------------------------
 
@@ -199,13 +200,8 @@ class Session:
         self.worker.submit(self, guarded, told, dropped)
 
     def fail(self, error: Exception) -> None:
-        """One clear sentence on the page; a bug also leaves its traceback in the terminal."""
-        if is_users(error):
-            text = one_line(error)
-        else:
-            traceback.print_exception(error)
-            text = f"Something went wrong on the server ({type(error).__name__}); its terminal says where"
-        self.send({"type": "error", "text": sentence(text)})
+        """One clear sentence on the page."""
+        self.send({"type": "error", "text": what_failed(error)})
 
     def playing(self) -> Take:
         """The episode. Raises CommandError."""
@@ -213,8 +209,11 @@ class Session:
             raise CommandError("There is no episode yet; start one.")
         return self.take
 
-    def play(self, take: Take) -> None:
-        """Put another episode in the place of the one that was played."""
+    def play(self, take: Take, job: Job) -> None:
+        """Put another episode in the place of the one that was played, unless nobody wants it any more."""
+        if job.cancelled.is_set():
+            take.close()
+        job.check()
         self.let_go()
         self.take = take
         self.send(self.episode())
@@ -269,6 +268,14 @@ def whole(value: object, name: str, low: int, high: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         raise CommandError(f"{name} must be a whole number from {low} to {high}.")
     return value
+
+
+def what_failed(error: Exception) -> str:
+    """One clear sentence; a bug also leaves its traceback in the terminal."""
+    if is_users(error):
+        return sentence(one_line(error))
+    traceback.print_exception(error)
+    return f"Something went wrong on the server ({type(error).__name__}); its terminal says where."
 
 
 def sentence(text: str) -> str:

@@ -42,16 +42,19 @@ class Reader:
     """An inverse dynamics model that is opened once something is read with it.
 
     Args:
-        open: gives the model; what it raises is raised where the model is first needed.
+        open: gives the model and the digest of its weights; what it raises is raised where the model is first
+            needed.
     """
 
-    def __init__(self, open: Callable[[], InverseDynamics]):
+    def __init__(self, open: Callable[[], tuple[InverseDynamics, str]]):
         self._open = open
+        self.version: str | None = None  # the digest, once something was read
 
     @cached_property
     def model(self) -> InverseDynamics:
         """The model itself."""
-        return self._open()
+        model, self.version = self._open()
+        return model
 
     @property
     def spec(self) -> ActionSpec:

@@ -20,7 +20,7 @@ from tasks.commands import ROOT, CommandError, compose, factory, one_line
 from tasks.shipped import weights_folder
 from world_model.device import pick_device
 from world_model.generate import open_model
-from world_model.model import SETTINGS, WorldModel
+from world_model.model import SETTINGS, WorldModel, fingerprint
 
 KEYS = {"forward": ("w", "ArrowUp"), "left": ("a", "ArrowLeft"), "right": ("d", "ArrowRight")}
 BACK = ("s", "ArrowDown")
@@ -165,10 +165,11 @@ def trained_models(runs: Path) -> Iterator[tuple[str, Path, str]]:
         yield run.relative_to(runs).as_posix(), path.parent, str(task)
 
 
-def open_reader(cfg: DictConfig, task: str) -> InverseDynamics:
-    """A task's inverse dynamics model. Raises CommandError, CheckpointError."""
+def open_reader(cfg: DictConfig, task: str) -> tuple[InverseDynamics, str]:
+    """A task's inverse dynamics model and the digest of its weights. Raises CommandError, CheckpointError."""
     folder = weights_folder(cfg.inverse_dynamics, task, "inverse_dynamics")
-    return InverseDynamics.from_pretrained(folder).to(pick_device(cfg.device)).eval()
+    model = InverseDynamics.from_pretrained(folder).to(pick_device(cfg.device)).eval()
+    return model, fingerprint(folder)
 
 
 def usual_actions(task: Task) -> dict[str, Subgoal]:

@@ -38,7 +38,7 @@ class Job:
 
 
 class Worker:
-    """Carries out jobs one after the other, in the order they came."""
+    """Carries out jobs one after the other, in the order they came but for those that go first."""
 
     def __init__(self) -> None:
         self._line: deque[Job] = deque()
@@ -54,11 +54,12 @@ class Worker:
         work: Callable[[Job], None],
         told: Callable[[int], None],
         dropped: Callable[[], None] = lambda: None,
+        first: bool = False,
     ) -> Job:
-        """Put a job at the end of the line."""
+        """Put a job at the end of the line, or at its front."""
         job = Job(owner, work, told, dropped)
         with self._changed:
-            self._line.append(job)
+            (self._line.appendleft if first else self._line.append)(job)
             self._changed.notify_all()
             self._tell()
         return job

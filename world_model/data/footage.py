@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -107,6 +108,7 @@ class Part(Protocol):
     def __getitem__(self, index: int) -> Episode: ...
     def segments(self, index: int) -> tuple[Segment, ...]: ...
     def provenance(self, index: int) -> dict[str, Any]: ...
+    def fingerprint(self) -> str: ...
 
 
 class TakeEpisodes:
@@ -141,6 +143,14 @@ class TakeEpisodes:
     def provenance(self, index: int) -> dict[str, Any]:
         """Likewise."""
         return self.takes[index].origin(self.fps, self.chunk_frames)
+
+    def fingerprint(self) -> str:
+        """sha256 of which stretches are read, how, and of the folder's files by name, size and time of change."""
+        taken = [(t.name, t.start, t.chunks(self.fps, self.chunk_frames)) for t in self.takes]
+        folder = self.source.path
+        files = [(p.relative_to(folder), p.stat()) for p in sorted(folder.rglob("*")) if p.is_file()]
+        known = [(str(name), stat.st_size, stat.st_mtime_ns) for name, stat in files]
+        return hashlib.sha256(repr((self.fps, self.side, taken, known)).encode()).hexdigest()
 
 
 class Footage(Sequence[Episode]):
@@ -190,6 +200,10 @@ class Footage(Sequence[Episode]):
         """Where an episode came from, without its frames."""
         part, inside = self._place(index)
         return part.provenance(inside)
+
+    def fingerprint(self) -> str:
+        """sha256 that changes with the frames of any source."""
+        return hashlib.sha256(" ".join(p.fingerprint() for p in self.parts).encode()).hexdigest()
 
     def _place(self, index: int) -> tuple[Part, int]:
         index = range(len(self))[index]

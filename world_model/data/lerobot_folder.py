@@ -43,8 +43,8 @@ def read_info(path: Path) -> dict[str, Any]:
     """``meta/info.json``. Raises DataError: no json, or another version."""
     try:
         info = json.loads((path / INFO).read_text())
-        found, _ = info["codebase_version"], (info["fps"], info["features"], info["data_path"])
-    except (OSError, ValueError, KeyError, TypeError):
+        found, _ = info["codebase_version"], (info["fps"], info["features"].items(), info["data_path"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise DataError(f"{path / INFO} is no LeRobotDataset's; get the dataset again") from None
     if found != VERSION:
         raise DataError(f"{path} is a LeRobotDataset {found}; convert it to {VERSION} with LeRobot")
@@ -170,7 +170,7 @@ class LeRobotFolder:
         for k, i in enumerate(wanted):
             try:
                 picture = Image.open(io.BytesIO(stored[i]["bytes"])).convert("RGB")
-            except (OSError, TypeError, IndexError, SyntaxError):
+            except (OSError, ValueError, TypeError, IndexError, SyntaxError):
                 raise DataError(
                     f"{file}: episode {row['episode_index']} frame {i} is no picture; get the dataset again"
                 ) from None

@@ -17,6 +17,7 @@ from tasks.commands import CommandError, OptionError
 from tasks.shipped import finetuned_folder
 from world_model.memory.lora import LoraInjector
 from world_model.model import WorldModel
+from world_model.sampling import sampling_options
 from world_model.text import TextEncoder
 from world_model.training import CheckpointError
 
@@ -241,15 +242,13 @@ def open_row(row: Row, cfg: DictConfig, chunk_frames: int, device: torch.device)
     """
     folder = row_folder(row, cfg)
     memory = hydra.utils.instantiate(cfg.memories[row.memory], **row.options)
-    guidance = None if cfg.guidance is None else tuple(cfg.guidance)
+    sampling = sampling_options(cfg)
     try:
         model = WorldModel.from_pretrained(
             folder,
             memory,
             device,
-            sampling_steps=row.sampling_steps or cfg.sampling_steps,
-            guidance=guidance,
-            theta_in=None if cfg.theta_in is None else tuple(cfg.theta_in),
+            **(sampling | ({"sampling_steps": row.sampling_steps} if row.sampling_steps else {})),
             context_frames=chunk_frames + 1 if row.single_frame else None,
         )
     except CheckpointError:

@@ -19,6 +19,7 @@ export function connect(receive, complain) {
   });
   let leaving = false;
   addEventListener("pagehide", () => { leaving = true; socket.close(); });
+  addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); }); // its episode is gone
   return {
     send(message) {
       if (socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify(message));

@@ -10,9 +10,24 @@ function shape(name, attributes, text) {
   return made;
 }
 
-function ceiling(value) {
+export function ceiling(value) {
   const power = 10 ** Math.floor(Math.log10(value));
   return [1, 2, 4, 6, 8, 10].map((m) => m * power).find((m) => m >= value * 0.999);
+}
+
+// One row of a table as a plot: each [interval, colour] as a dot on its line, on a scale from 0 to top.
+export function whiskers(marks, top) {
+  const width = 220, gap = 11, height = gap * (marks.length + 1);
+  const x = (value) => 4 + ((width - 8) * Math.min(value, top)) / top;
+  const svg = shape("svg", { class: "whiskers", viewBox: `0 0 ${width} ${height}`, width, height, "aria-hidden": true });
+  for (const part of [0, 0.5, 1]) svg.append(shape("line", { class: "axis", x1: x(part * top), x2: x(part * top), y1: 0, y2: height }));
+  marks.forEach(([told, colour], i) => {
+    if (told?.mean == null) return;
+    const y = gap * (i + 1);
+    svg.append(shape("line", { x1: x(told.low), x2: x(told.high), y1: y, y2: y, stroke: colour, "stroke-width": 2, "stroke-opacity": 0.55 }));
+    svg.append(shape("circle", { cx: x(told.mean), cy: y, r: 4, fill: colour }));
+  });
+  return svg;
 }
 
 // values: a number or null per chunk; show: number to text; kind: bars | line; colour: of the marks.

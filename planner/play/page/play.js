@@ -15,7 +15,7 @@ export class Play {
     this.form.elements.picture.addEventListener("change", () => this.upload());
     this.form.addEventListener("submit", (event) => { event.preventDefault(); this.begin(); });
     $("#act").addEventListener("submit", (event) => { event.preventDefault(); this.act($("#text").value); });
-    $("#cancel").addEventListener("click", () => this.cancel());
+    for (const button of document.querySelectorAll(".cancel")) button.addEventListener("click", () => this.cancel());
     $("#undo").addEventListener("click", () => this.undo(this.episode.chunks.length - 1));
     $("#compare").addEventListener("click", () => this.ask({ type: "compare", on: !this.episode.compare }));
     $("#save").addEventListener("click", () => this.ask({ type: "save" }));
@@ -111,6 +111,7 @@ export class Play {
 
   ask(message) {
     if (this.busy) return;
+    if (this.page == null) return this.complain("The page is not connected to the server; reload it.");
     this.complain("");
     this.busy = true;
     this.asked = message;
@@ -235,19 +236,22 @@ export class Play {
   }
 
   on_cancelled() {
-    this.streaming = null;
-    this.done = "Cancelled; the episode is as it was";
-    if (this.episode) {
-      this.refresh();
-      this.at(this.episode.chunks.length, Infinity);
-    }
+    this.done = this.episode ? "Cancelled; the episode is as it was" : "Cancelled";
+    this.drop();
   }
 
   on_error({ text }) {
     this.complain(text);
-    this.streaming = null;
     this.done = "";
-    if (this.episode) this.refresh();
+    this.drop();
+  }
+
+  // What came of the chunk that was given up goes from the views.
+  drop() {
+    this.streaming = null;
+    if (!this.episode) return;
+    this.refresh();
+    this.at(this.episode.chunks.length, Infinity);
   }
 
   on_idle() {
@@ -275,6 +279,7 @@ export class Play {
     for (const id of ["undo", "save"]) $(`#${id}`).disabled = !able || !chunks;
     $("#replay").disabled = !chunks;
     $("#cancel").disabled = !this.busy;
+    $("#cancel-begin").hidden = !this.busy;
     for (const kind of ["mp4", "gif"]) {
       const link = $(`#${kind}`);
       const there = chunks > 0 && this.page != null;

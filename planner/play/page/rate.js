@@ -10,6 +10,7 @@ export class Rate {
     Object.assign(this, { complain, pair: null, visible: false, frame: 0, playing: true });
     this.form = $("#rating");
     this.form.addEventListener("submit", (event) => { event.preventDefault(); this.save(); });
+    $("#so-far").addEventListener("toggle", (event) => { if (event.target.open) this.summarize(); });
     $("#next-pair").addEventListener("click", () => this.next());
     $("#pair-replay").addEventListener("click", () => {
       this.playing = !this.playing;
@@ -18,8 +19,7 @@ export class Rate {
     setInterval(() => { if (this.visible && this.playing) this.tick(); }, 1000 / FPS);
   }
 
-  async show() {
-    this.summarize();
+  show() {
     if (!this.pair) this.next();
   }
 
@@ -29,6 +29,7 @@ export class Rate {
       this.complain("");
       this.frame = 0;
       this.form.hidden = false;
+      $("#so-far").open = false; // it names what the clips are
       $("#rate-status").textContent = this.pair.left ? `${count(this.pair.left, "pair", "pairs")} not rated yet` : "every pair has a rating";
       $("#criteria").replaceChildren(...Object.entries(this.pair.criteria).map(([name, question]) => this.criterion(name, question)));
       this.tick();
@@ -75,7 +76,7 @@ export class Rate {
       scores[side][name] = Number(input.value);
     }
     try {
-      this.table(await post("ratings", JSON.stringify({ token: this.pair.token, scores })));
+      await post("ratings", JSON.stringify({ token: this.pair.token, scores, rater: $("#rater").value }));
       await this.next();
       $("#rate-status").textContent = "Saved. " + $("#rate-status").textContent;
     } catch (error) {
@@ -91,15 +92,33 @@ export class Rate {
     }
   }
 
-  table({ ratings, conditions }) {
+  table({ ratings, raters, tasks }) {
     const place = $("#summary");
     if (!ratings) return place.replaceChildren(el("p", { class: "note" }, "Nobody has rated anything yet."));
-    const names = Object.keys(Object.values(conditions)[0]);
-    const rows = Object.entries(conditions).map(([condition, told]) => el("tr", {}, el("th", { scope: "row" }, condition), ...names.map((name) => el("td", { class: "n" }, `${number(told[name].mean, 2)} [${number(told[name].low, 2)}, ${number(told[name].high, 2)}]`)), el("td", { class: "n" }, told[names[0]].n)));
-    const heads = ["memory", ...names, "ratings"].map((text, i) => el("th", { scope: "col", class: i ? "n" : false }, text));
+    const by = raters ? ` by ${count(raters, "person who gave a name", "people who gave names")}` : "";
     place.replaceChildren(
-      el("p", { class: "note" }, "Means from 0 to 1 with 95% intervals."),
-      el("div", { class: "scroll" }, el("table", {}, el("thead", {}, el("tr", {}, ...heads)), el("tbody", {}, ...rows))),
+      el("p", { class: "note" }, `${count(ratings, "rating", "ratings")}${by}. Means from 0 to 1, and differences within a pair, with 95% intervals over pairs; a pair that is rated again counts once.`),
+      ...tasks.flatMap((told) => this.task(told)),
     );
+  }
+
+  task({ task, ratings, pairs, conditions, differences }) {
+    const names = Object.keys(conditions[0]).filter((name) => !["memory", "weights"].includes(name));
+    const shown = ({ mean, low, high, n }, sign) => {
+      const text = (value) => (sign && value > 0 ? "+" : "") + number(value, 2);
+      return n < 2 ? text(mean) : `${text(mean)} [${text(low)}, ${text(high)}]`; // one pair has no interval
+    };
+    const made = ({ memory, weights }) => `${memory}, weights ${weights || "not recorded"}`;
+    const less = (first, second) => `${first.weights === second.weights ? first.memory : made(first)} less ${made(second)}`;
+    const row = (label, told, sign) => el("tr", {}, el("th", { scope: "row" }, label), ...names.map((name) => el("td", { class: "n" }, shown(told[name], sign))), el("td", { class: "n" }, told[names[0]].n));
+    const heads = ["memory and weights", ...names, "pairs"].map((text, i) => el("th", { scope: "col", class: i ? "n" : false }, text));
+    const rows = [
+      ...conditions.map((told) => row(made(told), told, false)),
+      ...differences.map((told) => row(less(told.first, told.second), told, true)),
+    ];
+    return [
+      el("h3", {}, `${task || "Task not recorded"}: ${count(ratings, "rating", "ratings")} of ${count(pairs, "pair", "pairs")}`),
+      el("div", { class: "scroll" }, el("table", {}, el("thead", {}, el("tr", {}, ...heads)), el("tbody", {}, ...rows))),
+    ];
   }
 }
