@@ -65,35 +65,58 @@ def contents(folder: Path) -> dict[str, str]:
     return {p.name: digest(p) for p in folder.iterdir()}
 
 
+def stage(part: str, source: Path, staged: Path, cfg: DictConfig) -> dict:
+    """Copy a run's finished model to ``staged/part``, in place of an older one; what the manifest says of it."""
+    model = weights_folder(str(source / "model"), cfg.task.name, part)
+    record = training_record(source)
+    record["command"] = cfg.commands.get(part, cfg.commands.slowfast_loop)
+    if (settings := model / SETTINGS).is_file():  # as shipped; options are those of the training
+        record["settings"] = json.loads(settings.read_text())
+    shutil.rmtree(staged / part, ignore_errors=True)
+    shutil.copytree(model, staged / part, ignore=shutil.ignore_patterns("metrics.json"))
+    forget_origin(staged / part)
+    if part.startswith("world_model-"):
+        link_what_is_shared(staged / part, staged / "world_model")
+    return record
+
+
+def put(staged: Path, target: Path) -> None:
+    """Rename a finished folder to ``target``, in place of an older one."""
+    old = target.with_name(f".{target.name}.old.tmp")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    staged.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def run(cfg: DictConfig) -> None:
     target = ROOT / cfg.path
+    staged = target.with_name(f".{target.name}.tmp")
     manifest: dict = {
         "task": cfg.task.name,
         "commit": commit() or "",
         "hardware": cfg.hardware,
         "hours": dict(cfg.hours),
     }
-    for part, source in sources_of(cfg).items():
-        model = weights_folder(str(source / "model"), cfg.task.name, part)
-        manifest[part] = training_record(source)
-        manifest[part]["command"] = cfg.commands.get(part, cfg.commands.slowfast_loop)
-        if (settings := model / SETTINGS).is_file():  # as shipped; options are those of the training
-            manifest[part]["settings"] = json.loads(settings.read_text())
-        staged = target.with_name(f".{target.name}-{part}.tmp")
+    shutil.rmtree(staged, ignore_errors=True)
+    try:
+        if target.is_dir():
+            shutil.copytree(target, staged, symlinks=True)
+        for part, source in sources_of(cfg).items():
+            manifest[part] = stage(part, source, staged, cfg)
+        files = sorted(p for p in staged.rglob("*") if p.is_file() and p.name != "manifest.json")
+        size = sum(p.stat().st_size for p in files) / 1e6
+        if size > LIMIT_MB:
+            raise CommandError(
+                f"{target} would take {size:.1f} MB; a task's weights must stay under {LIMIT_MB} MB. "
+                "Nothing was changed"
+            )
+        manifest["sha256"] = {str(p.relative_to(staged)): digest(p) for p in files}
+        write_json(staged / "manifest.json", manifest)
+        put(staged, target)
+    finally:
         shutil.rmtree(staged, ignore_errors=True)
-        shutil.copytree(model, staged, ignore=shutil.ignore_patterns("metrics.json"))
-        forget_origin(staged)
-        if part.startswith("world_model-"):
-            link_what_is_shared(staged, target / "world_model")
-        shutil.rmtree(target / part, ignore_errors=True)
-        target.mkdir(parents=True, exist_ok=True)
-        staged.rename(target / part)
-    files = sorted(p for p in target.rglob("*") if p.is_file() and p.name != "manifest.json")
-    size = sum(p.stat().st_size for p in files) / 1e6
-    if size > LIMIT_MB:
-        raise CommandError(f"{target} takes {size:.1f} MB; a task's weights must stay under {LIMIT_MB} MB")
-    manifest["sha256"] = {str(p.relative_to(target)): digest(p) for p in files}
-    write_json(target / "manifest.json", manifest)
     print(f"{target}: {len(files)} files, {size:.1f} MB")
 
 

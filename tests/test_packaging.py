@@ -21,7 +21,7 @@ import yaml
 
 from planner import ship
 from planner.ship import SETTINGS, digest
-from tasks.commands import compose, plain
+from tasks.commands import CommandError, compose, plain
 from tasks.files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -186,6 +186,19 @@ def test_the_loops_result_is_shipped_beside_the_base_and_shares_its_files(tmp_pa
     manifest = json.loads(read(folder / "manifest.json"))
     assert manifest["world_model-temp_lora"]["command"].startswith("python -m world_model.slowfast_loop")
     assert "world_model-temp_lora/unet/w.bin" in manifest["sha256"]
+
+    before = {p.relative_to(tmp_path): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    write_text(tmp_path / "world_model/model/unet/w.bin", "new")
+    last = tmp_path / "inverse_dynamics/model/metrics.json"
+    for spoil, says in (
+        (lambda: monkeypatch.setattr(ship, "LIMIT_MB", 1e-6), "must stay under 1e-06 MB"),
+        (last.unlink, "inverse_dynamics holds no finished model"),
+    ):
+        spoil()
+        with pytest.raises(CommandError, match=says):
+            ship.run(compose("ship", runs))
+        after = {p.relative_to(tmp_path): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+        assert after == before and [p.name for p in folder.parent.iterdir()] == [folder.name]
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make")
