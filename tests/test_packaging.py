@@ -89,6 +89,12 @@ def test_every_third_party_import_is_declared():
     assert missing == []
 
 
+def test_an_error_that_says_what_to_install_asks_for_what_pyproject_does():
+    sources = [read(path) for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    told = {m for text in sources for m in re.findall(r"pip install '([\w-]+>=[\d.]+)'", text)}
+    assert len(told) >= 3 and sorted(told - set(PROJECT["dependencies"])) == []
+
+
 def test_every_folder_with_code_is_a_package():
     folders = {p.parent for package in PACKAGES for p in (ROOT / package).rglob("*.py")}
     assert [str(f.relative_to(ROOT)) for f in sorted(folders) if not (f / "__init__.py").exists()] == []

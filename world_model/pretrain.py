@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from tasks.commands import OptionError, RunDir, integer, main
-from tasks.files import write_json
+from tasks.files import read_json, write_json
 from world_model.autoencoder import FrameAutoencoder
 from world_model.chunks import Batch, Focus, LatentEpisodes
 from world_model.data.footage import Footage, inlined, open_data
@@ -238,7 +238,7 @@ def run(cfg: DictConfig) -> None:
         accelerator.print("finished already")
     else:
         folder = pretrain(cfg, run_dir, accelerator, opened(cfg, accelerator))
-    accelerator.print(json.dumps(json.loads((folder / "metrics.json").read_text())))
+    accelerator.print(json.dumps(read_json(folder / "metrics.json")))
     accelerator.print(f"{folder}\nplan with it: python -m planner.run task={cfg.task.name} weights={folder}")
     accelerator.end_training()
 

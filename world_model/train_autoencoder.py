@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from tasks.commands import RunDir, integer, main
-from tasks.files import write_json
+from tasks.files import read_json, write_json
 from world_model.autoencoder import FrameAutoencoder, reconstruction_loss
 from world_model.data.footage import Footage, inlined, open_data
 from world_model.device import pick_device
@@ -144,7 +144,7 @@ def run(cfg: DictConfig) -> None:
         footage = open_data(cfg.data, hydra.utils.instantiate(cfg.task).chunk_frames)
         print("".join(f"data: {line}\n" for line in footage.told), end="", flush=True)
         train_autoencoder(cfg, run_dir.path, footage)
-    print(json.dumps(json.loads((folder / "metrics.json").read_text())))
+    print(json.dumps(read_json(folder / "metrics.json")))
     print(folder)
 
 
