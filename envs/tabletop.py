@@ -52,7 +52,7 @@ def panda_folder() -> Path:
     package = Path(spec.origin).parent if spec and spec.origin else Path()
     folder = package / "envs/assets/kitchen_franka/franka_assets"
     if not (folder / "chain.xml").is_file():
-        raise FileNotFoundError("the Panda model is missing; pip install 'gymnasium-robotics>=1.3'")
+        raise FileNotFoundError("the Panda model is missing; pip install 'gymnasium-robotics>=1.4'")
     return folder
 
 

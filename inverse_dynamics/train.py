@@ -34,7 +34,7 @@ from inverse_dynamics.model import CheckpointError, InverseDynamics, InverseDyna
 from tasks import Episode
 from tasks.commands import CommandError, OptionError, RunDir, integer, main
 from tasks.dataset import join_episodes
-from tasks.files import atomic_path, write_json, write_text
+from tasks.files import atomic_path, read_json, write_json, write_text
 from tasks.provenance import record_origin
 
 Corruption = Callable[[np.ndarray], np.ndarray]
@@ -400,7 +400,7 @@ def run(cfg: DictConfig) -> None:
         best = InverseDynamics.from_pretrained(run_dir / "best")
         best.save_pretrained(folder)
         write_json(done, {**evaluate(best, held), "step": step})
-    print(json.dumps(json.loads(done.read_text())))
+    print(json.dumps(read_json(done)))
     print(f"{folder}\nplan with it: python -m planner.run task={cfg.task.name} inverse_dynamics={folder}")
 
 

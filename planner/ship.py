@@ -79,12 +79,12 @@ def forget_origin(folder: Path) -> None:
 
 
 def link_what_is_shared(part: Path, base: Path) -> None:
-    """Replace folders of ``part`` that hold the same files as the base's by links to ``../world_model``."""
+    """Replace folders of ``part`` that hold the same files as the base's by relative links to those."""
     for folder in [f for f in part.iterdir() if f.is_dir()]:
         name = "unet" if folder.name == WRITER else folder.name
         if (base / name).is_dir() and contents(folder) == contents(base / name):
             shutil.rmtree(folder)
-            folder.symlink_to(Path("..") / "world_model" / name)
+            folder.symlink_to(Path("..") / base.name / name)
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -92,54 +92,56 @@ def contents(folder: Path) -> dict[str, str]:
     return {p.name: digest(p) for p in folder.iterdir()}
 
 
-def stage(part: str, model: Path, target: Path, base: Path) -> Path:
-    """A copy of a model beside ``target``, ready to take its place there; ``base`` is the world model beside it."""
-    staged = target / f".{part}.tmp"
-    shutil.rmtree(staged, ignore_errors=True)
-    shutil.copytree(model, staged, ignore=shutil.ignore_patterns("metrics.json"))
-    forget_origin(staged)
+def stage(part: str, source: Path, staged: Path, cfg: DictConfig) -> dict[str, Any]:
+    """Copy a run's finished model to ``staged/part``, in place of an older one; what the manifest says of it."""
+    model = weights_folder(str(source / "model"), cfg.task.name, part)
+    record = training_record(source)
+    said = cfg.trained.get(part)
+    say_what_is_missing(part, record, said)
+    if said:
+        record["trained"] = said
+    if (settings := model / SETTINGS).is_file():  # as shipped; options are those of the training
+        record["settings"] = read_json(settings)
+    shutil.rmtree(staged / part, ignore_errors=True)
+    shutil.copytree(model, staged / part, ignore=shutil.ignore_patterns("metrics.json"))
+    forget_origin(staged / part)
     if part.startswith("world_model-"):
-        link_what_is_shared(staged, base)
-    return staged
+        link_what_is_shared(staged / part, staged / "world_model")
+    return record
 
 
-def files_of(folder: Path) -> list[Path]:
-    """The files that lie in a folder itself, links left out, in order."""
-    return sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "manifest.json")
+def put(staged: Path, target: Path) -> None:
+    """Rename a finished folder to ``target``, in place of an older one."""
+    old = target.with_name(f".{target.name}.old.tmp")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    staged.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def run(cfg: DictConfig) -> None:
     target = ROOT / cfg.path
+    staged = target.with_name(f".{target.name}.tmp")
     manifest: dict[str, Any] = {"task": cfg.task.name, "commit": commit() or ""}
-    staged: dict[str, Path] = {}
-    for part, source in sources_of(cfg).items():
-        model = weights_folder(str(source / "model"), cfg.task.name, part)
-        manifest[part] = training_record(source)
-        said = cfg.trained.get(part)
-        say_what_is_missing(part, manifest[part], said)
-        if said:
-            manifest[part]["trained"] = said
-        if (settings := model / SETTINGS).is_file():  # as shipped; options are those of the training
-            manifest[part]["settings"] = read_json(settings)
-        staged[part] = stage(part, model, target, staged.get("world_model", target / "world_model"))
-    kept = [
-        target / p.name
-        for p in target.iterdir()
-        if p.is_dir() and p.name not in staged and p not in staged.values()
-    ]
-    size = sum(p.stat().st_size for folder in (*staged.values(), *kept) for p in files_of(folder)) / 1e6
-    if size > LIMIT_MB:
-        for folder in staged.values():
-            shutil.rmtree(folder)
-        raise CommandError(
-            f"{target} would take {size:.1f} MB; a task's weights must stay under {LIMIT_MB} MB"
-        )
-    for part, folder in staged.items():
-        shutil.rmtree(target / part, ignore_errors=True)
-        folder.rename(target / part)
-    files = files_of(target)
-    manifest["sha256"] = {str(p.relative_to(target)): digest(p) for p in files}
-    write_json(target / "manifest.json", manifest)
+    shutil.rmtree(staged, ignore_errors=True)
+    try:
+        if target.is_dir():
+            shutil.copytree(target, staged, symlinks=True)
+        for part, source in sources_of(cfg).items():
+            manifest[part] = stage(part, source, staged, cfg)
+        files = sorted(p for p in staged.rglob("*") if p.is_file() and p.name != "manifest.json")
+        size = sum(p.stat().st_size for p in files) / 1e6
+        if size > LIMIT_MB:
+            raise CommandError(
+                f"{target} would take {size:.1f} MB; a task's weights must stay under {LIMIT_MB} MB. "
+                "Nothing was changed"
+            )
+        manifest["sha256"] = {str(p.relative_to(staged)): digest(p) for p in files}
+        write_json(staged / "manifest.json", manifest)
+        put(staged, target)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
     print(f"{target}: {len(files)} files, {size:.1f} MB")
 
 

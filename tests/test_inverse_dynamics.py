@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from inverse_dynamics.model import CheckpointError, InverseDynamics, InverseDynamicsConfig
 from inverse_dynamics.train import Pairs, Trainer, action_errors, augment, evaluate, run, score
 from tasks import ActionSpec, Episode, Segment
-from tasks.commands import CommandError, compose, plain
+from tasks.commands import CommandError, RunDir, compose, main, plain
 from tasks.cube_return import CubeReturn
 from tasks.dataset import DatasetWriter, load_episodes
 
@@ -106,6 +106,17 @@ def test_the_command_writes_figures_and_finishes_once(data, tmp_path, capsys):
     run(cfg)
     assert (tmp_path / "run" / "last.safetensors").stat().st_mtime_ns == before
     assert "plan with it" in capsys.readouterr().out
+
+
+def test_a_damaged_result_is_named(data, tmp_path, capsys):
+    given = [f"data={data}", f"run_dir={tmp_path}/r", "device=cpu"]
+    RunDir.open("inverse_dynamics", compose("inverse_dynamics", given), ("device",))
+    (tmp_path / "r/metrics.json").write_text('{"step"')
+    with pytest.raises(SystemExit) as end:
+        main("inverse_dynamics", run, given)
+    err = capsys.readouterr().err
+    assert end.value.code == 1 and err.count("\n") == 1
+    assert f"{tmp_path}/r/metrics.json is damaged" in err and "delete it" in err
 
 
 def test_the_best_step_is_the_model_not_the_last(data, tmp_path):

@@ -89,6 +89,12 @@ def test_every_third_party_import_is_declared():
     assert missing == []
 
 
+def test_an_error_that_says_what_to_install_asks_for_what_pyproject_does():
+    sources = [read(path) for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    told = {m for text in sources for m in re.findall(r"pip install '([\w-]+>=[\d.]+)'", text)}
+    assert len(told) >= 3 and sorted(told - set(PROJECT["dependencies"])) == []
+
+
 def test_every_folder_with_code_is_a_package():
     folders = {p.parent for package in PACKAGES for p in (ROOT / package).rglob("*.py")}
     assert [str(f.relative_to(ROOT)) for f in sorted(folders) if not (f / "__init__.py").exists()] == []
@@ -206,6 +212,19 @@ def test_the_loops_result_is_shipped_beside_the_base_and_shares_its_files(tmp_pa
         and manifest["world_model"]["trained_by"] == [base]
     )
     assert "world_model-temp_lora/unet/w.bin" in manifest["sha256"]
+
+    before = {p.relative_to(tmp_path): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    write_text(tmp_path / "world_model/model/unet/w.bin", "new")
+    last = tmp_path / "inverse_dynamics/model/metrics.json"
+    for spoil, says in (
+        (lambda: monkeypatch.setattr(ship, "LIMIT_MB", 1e-6), "must stay under 1e-06 MB"),
+        (last.unlink, "inverse_dynamics holds no finished model"),
+    ):
+        spoil()
+        with pytest.raises(CommandError, match=says):
+            ship.run(compose("ship", runs))
+        after = {p.relative_to(tmp_path): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+        assert after == before and [p.name for p in folder.parent.iterdir()] == [folder.name]
 
 
 def test_weights_that_are_too_large_or_of_unknown_origin_change_nothing(tmp_path, monkeypatch):

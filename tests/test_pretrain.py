@@ -34,8 +34,10 @@ from tiny import (
 )
 from torch import nn
 
-from tasks.commands import OptionError, compose, main
+from tasks.commands import OptionError, RunDir, compose, main
 from tasks.dataset import DatasetWriter, load_episodes
+from tasks.files import write_text
+from world_model import slowfast_loop
 from world_model.autoencoder import FrameAutoencoder
 from world_model.chunks import Focus, LatentEpisodes, change_weight
 from world_model.device import pick_device, pick_precision
@@ -129,6 +131,18 @@ def test_the_same_command_again_prints_the_result(finished, data, capsys):
     out, err = capsys.readouterr()
     assert "finished already" in out and str(finished / "model") in out and err == ""
     assert files(finished) == before
+
+
+@pytest.mark.parametrize(("name", "finish"), [("pretrain", run), ("slowfast_loop", slowfast_loop.run)])
+def test_a_damaged_result_is_named(tmp_path, capsys, name, finish):
+    options = [f"run_dir={tmp_path}/made", "device=cpu"]
+    RunDir.open(name, compose(name, options), ("device",))
+    write_text(tmp_path / "made" / METRICS, '{"psnr_imag')
+    with pytest.raises(SystemExit) as end:
+        main(name, finish, options)
+    err = capsys.readouterr().err
+    assert end.value.code == 1 and err.count("\n") == 1
+    assert f"{tmp_path}/made/{METRICS} is damaged" in err and "delete it" in err
 
 
 def assert_same_run(a: Path, b: Path) -> None:

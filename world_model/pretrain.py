@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from tasks.commands import OptionError, RunDir, integer, main
-from tasks.files import write_json
+from tasks.files import read_json, write_json
 from tasks.provenance import record_origin
 from world_model.autoencoder import FrameAutoencoder
 from world_model.chunks import Batch, Focus, LatentEpisodes
@@ -270,7 +270,7 @@ def run(cfg: DictConfig) -> None:
             name, count = device_name(accelerator.device), accelerator.num_processes
             record_origin(run_dir.path, "world_model.pretrain", name, count)
         folder = pretrain(cfg, run_dir, accelerator, opened(cfg, accelerator))
-    accelerator.print(json.dumps(json.loads((folder / "metrics.json").read_text())))
+    accelerator.print(json.dumps(read_json(folder / "metrics.json")))
     accelerator.print(f"{folder}\nplan with it: python -m planner.run task={cfg.task.name} weights={folder}")
     accelerator.end_training()
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from tasks import Task
 from tasks.commands import OptionError, RunDir, integer, main
-from tasks.files import write_json
+from tasks.files import read_json, write_json
 from tasks.provenance import record_origin
 from tasks.shipped import weights_folder
 from world_model.chunks import LatentEpisodes
@@ -201,7 +201,7 @@ def run(cfg: DictConfig) -> None:
             name, count = device_name(accelerator.device), accelerator.num_processes
             record_origin(run_dir.path, "world_model.slowfast_loop", name, count)
         folder = slowfast_loop(cfg, run_dir, accelerator)
-    accelerator.print(json.dumps(json.loads((folder / "metrics.json").read_text())))
+    accelerator.print(json.dumps(read_json(folder / "metrics.json")))
     memory = hydra.utils.instantiate(cfg.memory).name
     accelerator.print(
         f"{folder}\nplan with it: python -m planner.run task={cfg.task.name} memory={memory} weights={folder}"

@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from tasks.commands import RunDir, integer, main
-from tasks.files import write_json
+from tasks.files import read_json, write_json
 from tasks.provenance import record_origin
 from world_model.autoencoder import FrameAutoencoder, reconstruction_loss
 from world_model.data.footage import Footage, inlined, open_data
@@ -146,7 +146,7 @@ def run(cfg: DictConfig) -> None:
         print("".join(f"data: {line}\n" for line in footage.told), end="", flush=True)
         record_origin(run_dir.path, "world_model.train_autoencoder", device_name(pick_device(cfg.device)))
         train_autoencoder(cfg, run_dir.path, footage)
-    print(json.dumps(json.loads((folder / "metrics.json").read_text())))
+    print(json.dumps(read_json(folder / "metrics.json")))
     print(folder)
 
 
