@@ -1,22 +1,20 @@
 """Carries out subgoals from privileged positions: the teacher that makes the training data.
 
-A task lists only kinds, objects and targets; how a gripper does them is known here alone.
+A task lists only kinds, objects and targets. Who does them is said in ``configs/expert/NAME.yaml``, where NAME is the
+file of the task's class in ``tasks/``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 
+import hydra
 import numpy as np
+from omegaconf import OmegaConf
 
-from envs.explorer import walk
 from tasks import Subgoal, Task
-from tasks.cube_return import CUBE_HALF, CubeReturn
-from tasks.path_retrace import PathRetrace
-
-DOWN = (1.0, 0.0, 0.0, 0.0)
-TRAVEL_HEIGHT = 0.14
-OPEN, CLOSED = 1.0, 0.0
+from tasks.commands import CONFIGS
 
 
 def expert_actions(
@@ -30,24 +28,28 @@ def expert_actions(
     """The actions of one subgoal.
 
     Args:
-        positions: where everything is now, m.
-        home: where everything was when the episode began, m.
+        positions: where everything is now, in the task's unit.
+        home: where everything was when the episode began.
         plan: the whole plan; a path that is retraced needs it, for all steps back read the same.
         step: the subgoal's place in it.
 
     Returns:
-        ``(F, A)`` float32. Pick: above, down, close, up. Put and return: above, down, open, up. Of a path
-        see :func:`envs.explorer.walk`.
+        ``(F, A)`` float32, as the task's expert gives them.
+
+    Raises:
+        ValueError: the task has no expert.
     """
-    if isinstance(task, PathRetrace):
-        return walk(task, plan, step)
-    if not isinstance(task, CubeReturn):
-        raise ValueError(f"no expert is written for task={task.name}")
-    if subgoal.kind == "pick":
-        place, before, after = positions[subgoal.object], OPEN, CLOSED
-    else:
-        place = task.place(subgoal.target) if subgoal.target else home[subgoal.object]
-        before, after = CLOSED, OPEN
-    x, y = place[:2]
-    steps = [(TRAVEL_HEIGHT, before), (CUBE_HALF, before), (CUBE_HALF, after), (TRAVEL_HEIGHT, after)]
-    return np.array([(x, y, z, *DOWN, grip) for z, grip in steps], np.float32)
+    expert = expert_of(type(task))
+    if expert is None:
+        raise ValueError(f"no expert is written for task={task.name}; name one in configs/expert/")
+    return expert(task, positions, subgoal, home, plan, step)
+
+
+@cache
+def expert_of(kind: type) -> Callable[..., np.ndarray] | None:
+    """The expert of a task's class, or of the nearest one that it is a kind of; None if there is none."""
+    for ancestor in kind.__mro__:
+        path = CONFIGS / "expert" / f"{ancestor.__module__.rpartition('.')[2]}.yaml"
+        if path.is_file():
+            return hydra.utils.instantiate(OmegaConf.load(path))
+    return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -10,8 +10,16 @@ from tasks import Subgoal
 from tasks.path_retrace import Motion, PathRetrace
 
 
-def walk(task: PathRetrace, plan: Sequence[Subgoal], step: int) -> np.ndarray:
-    """``(F, A)`` float32 keys and camera of one chunk of a plan: a straight walk, or an even turn.
+def walk(
+    task: PathRetrace,
+    positions: Mapping[str, np.ndarray],
+    subgoal: Subgoal,
+    home: Mapping[str, np.ndarray],
+    plan: Sequence[Subgoal],
+    step: int,
+) -> np.ndarray:
+    """``(F, A)`` float32 keys and camera of one chunk of a plan: a straight walk, or an even turn; see
+    :func:`envs.expert.expert_actions`.
 
     ``step`` is its place in the plan: that of a step back tells which step out it undoes.
     """

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
-from planner.decomposer.scripted import ScriptedDecomposer
+from planner.decomposer.named import NamedSides, NamedThings
+from planner.decomposer.scripted import ScriptedDecomposer, language_of
 from tasks import PlanError
+from tasks.cube_return import CubeReturn
 from tasks.path_retrace import RETURN_CAPTION, PathRetrace
 
 TASK = PathRetrace()
@@ -68,3 +73,13 @@ def test_paraphrases(text, out):
 def test_what_can_t_be_read_is_refused_with_the_reason(text, says):
     with pytest.raises(PlanError, match=says):
         ScriptedDecomposer().decompose(TASK, text)
+
+
+def test_each_language_says_what_its_instructions_name():
+    """Another one needs no branch where plans are checked."""
+    assert language_of(TASK.vocabulary).named is NamedSides
+    assert language_of(CubeReturn().vocabulary).named is NamedThings
+    coverage = Path(__file__).parents[1] / "planner/decomposer/coverage.py"
+    assert not {"PATHS", "THINGS", "NamedSides", "NamedThings"} & set(
+        re.findall(r"\w+", coverage.read_text())
+    )

@@ -25,7 +25,7 @@ from signatures import Source, differences
 
 from envs.base import EpisodeLostError
 from envs.collect import record
-from envs.expert import CLOSED, DOWN, OPEN, TRAVEL_HEIGHT
+from envs.gripper_expert import CLOSED, DOWN, OPEN, TRAVEL_HEIGHT
 from envs.rlbench_env import CAMERAS, DEMONSTRATIONS, RLBenchEnv, coppelia_variables, framed_view
 from envs.worker import MissingSimulatorError, WorkerError
 from tasks import MalformedActionError, PlanError

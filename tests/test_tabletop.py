@@ -15,11 +15,16 @@ import mujoco
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
+from hydra.utils import get_class
+from omegaconf import OmegaConf
 
+import envs.expert as expert
 import envs.tabletop as tabletop
 from benchmarks import sim_speed
 from envs.collect import record
-from envs.expert import CLOSED, DOWN, OPEN, TRAVEL_HEIGHT, expert_actions
+from envs.expert import expert_actions
+from envs.explorer import walk
+from envs.gripper_expert import CLOSED, DOWN, OPEN, TRAVEL_HEIGHT, carry
 from envs.tabletop import GraphicsError, TabletopEnv, choose_gl
 from tasks import MalformedActionError
 from tasks.cube_return import CUBE_HALF, PLACES, ZONE_HIGH, ZONE_LOW, CubeReturn
@@ -318,6 +323,24 @@ def test_the_expert_knows_only_its_own_task(env):
         )
     with pytest.raises(ValueError, match="no expert is written"):
         expert_actions(SimpleNamespace(name="elsewhere"), home, layout.plan[0], home)
+
+
+class Sorting(CubeReturn):
+    """A task of a file of its own."""
+
+
+def test_a_task_finds_its_expert_through_a_yaml_alone(tmp_path, monkeypatch):
+    for path in (expert.CONFIGS / "task").glob("*.yaml"):
+        if target := OmegaConf.load(path).get("_target_"):  # a variant has its task's
+            assert (expert.expert_of(get_class(target)) is not None) == (path.stem != "rlbench"), path.stem
+    assert expert.expert_of(Sorting).func is carry, "a kind of cube_return"
+    (tmp_path / "expert").mkdir()
+    yaml = tmp_path / "expert" / f"{Sorting.__module__}.yaml"
+    yaml.write_text("_target_: envs.explorer.walk\n_partial_: true\n")
+    monkeypatch.setattr(expert, "CONFIGS", tmp_path)
+    expert.expert_of.cache_clear()
+    assert expert.expert_of(Sorting).func is walk and expert.expert_of(CubeReturn) is None
+    expert.expert_of.cache_clear()
 
 
 # --- OpenGL ------------------------------------------------------------------------------------

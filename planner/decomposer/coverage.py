@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 
 from planner.decomposer.base import Plan
-from planner.decomposer.grammar import Words, tokenize
-from planner.decomposer.paths import PATHS
+from planner.decomposer.grammar import tokenize
+from planner.decomposer.language import Named
 from planner.decomposer.scripted import CHOICES, MAX_WORDS, NEGATIONS, ScriptedDecomposer, language_of
 from tasks import PlanError, Subgoal, Task
-
-MANY = frozenset(
-    tokenize("both all each every everything them they those their these other others rest pair two")
-)
-STANDS = frozenset(tokenize("is are was were stands standing sits sitting lies lying currently"))
-ROUND = frozenset(  # with these a turn to a side that is not named may be meant
-    tokenize("around round about opposite other reverse clockwise counterclockwise anticlockwise u")
-)
-SEEN_BEFORE = frozenset(tokenize("on your"))  # "on your left" is no turn,
-SEEN_AFTER = frozenset(tokenize("of away back there now"))  # nor is "right away"
 
 
 class Requirements:
@@ -34,7 +24,7 @@ class Requirements:
 
     def __init__(self, task: Task, instruction: str):
         self.plan: Plan | None = None
-        self._named: _Things | _Sides | None = None
+        self._named: Named | None = None
         try:
             language = language_of(task.vocabulary)
         except PlanError:  # a task of which no grammar speaks
@@ -43,7 +33,7 @@ class Requirements:
         if len(words) <= MAX_WORDS and grammar.readings(words, "instruction")[0]:
             self.plan = ScriptedDecomposer().decompose(task, instruction)
         elif not (NEGATIONS | CHOICES) & set(words):
-            self._named = (_Sides if language is PATHS else _Things)(words, grammar.lexicon)
+            self._named = language.named(words, grammar.lexicon)
 
     def check(self, plan: Sequence[Subgoal]) -> None:
         """PlanError if the plan leaves out something asked for, or does something that is not."""
@@ -51,51 +41,6 @@ class Requirements:
             _same(plan, self.plan.subgoals)
         elif self._named is not None:
             self._named.check(plan)
-
-
-class _Things:
-    """Objects and places that an instruction to move things names, though it can't be read in full."""
-
-    def __init__(self, words: Words, lexicon: Mapping[str, Mapping[Words, str]]):
-        self.objects = {name for _, _, name in _found(words, lexicon["OBJECT"])}
-        self.places = set(_asked_places(words, lexicon))
-        plural = next(_found(words, lexicon["OBJECTS"]), None)
-        group = next(_found(words, lexicon["GROUP"]), None)
-        self.others_may_move = not self.objects or bool(plural or group or MANY & set(words))
-
-    def check(self, plan: Sequence[Subgoal]) -> None:
-        moved, targets = {s.object for s in plan}, {s.target for s in plan}
-        if self.objects - moved:
-            raise PlanError(
-                f"the instruction names {_all(self.objects - moved)}, but the plan never moves it"
-            )
-        if moved - self.objects and not self.others_may_move:
-            raise PlanError(f"the plan moves {_all(moved - self.objects)}, which the instruction never names")
-        if self.places - targets:
-            raise PlanError(f"the instruction asks for {_all(self.places - targets)}; nothing is put there")
-
-
-class _Sides:
-    """Sides to which an instruction to walk turns, though it can't be read in full."""
-
-    def __init__(self, words: Words, lexicon: Mapping[str, Mapping[Words, str]]):
-        known = {phrase[0]: side for phrase, side in lexicon["SIDE"].items() if len(phrase) == 1}
-        places = [i for i, word in enumerate(words) if word in known]
-        seen = [
-            i
-            for i in places
-            if SEEN_BEFORE & set(words[max(0, i - 2) : i]) or SEEN_AFTER & set(words[i + 1 : i + 2])
-        ]
-        self.known, self.said = set(known.values()), {known[words[i]] for i in places}
-        self.asked = {known[words[i]] for i in places if i not in seen}
-        self.others_may_come = not self.said or bool(ROUND & set(words))
-
-    def check(self, plan: Sequence[Subgoal]) -> None:
-        turned = {str(s.target) for s in plan} & self.known
-        if self.asked - turned:
-            raise PlanError(f"the instruction turns {_all(self.asked - turned)}, but the plan never does")
-        if turned - self.said and not self.others_may_come:
-            raise PlanError(f"the plan turns {_all(turned - self.said)}, which the instruction never says")
 
 
 def _same(plan: Sequence[Subgoal], wanted: Sequence[Subgoal]) -> None:
@@ -106,25 +51,3 @@ def _same(plan: Sequence[Subgoal], wanted: Sequence[Subgoal]) -> None:
     for i, (given, right) in enumerate(zip(plan, wanted, strict=True), 1):
         if given != right:
             raise PlanError(f"wrong order: step {i} is {given.text!r}, expected {right.text!r} there")
-
-
-def _found(words: Words, phrases: Mapping[Words, str]) -> Iterator[tuple[int, int, str]]:
-    """(start, stop, value) of every phrase that stands in ``words``."""
-    for i in range(len(words)):
-        for phrase, value in phrases.items():
-            if phrase and words[i : i + len(phrase)] == phrase:
-                yield i, i + len(phrase), value
-
-
-def _asked_places(words: Words, lexicon: Mapping[str, Mapping[Words, str]]) -> Iterator[str]:
-    """Places after "to the" and the like; not where something "is on the left", nor "left of" a thing."""
-    for start, stop, _ in _found(words, lexicon["TO"]):
-        stop += words[stop : stop + 1] in lexicon["DET"]
-        for begin, end, place in _found(words, lexicon["TARGET"]):
-            relative = words[end : end + 1] == ("of",) and words[end : end + 3] != ("of", "the", "table")
-            if begin == stop and not relative and not (start and words[start - 1] in STANDS):
-                yield place
-
-
-def _all(names: set[str]) -> str:
-    return " and ".join(repr(name) for name in sorted(names))

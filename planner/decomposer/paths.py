@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from planner.decomposer.grammar import Grammar, Tree, phrases, read_rules
 from planner.decomposer.language import Language
+from planner.decomposer.named import NamedSides
 from tasks import Subgoal, Task, Vocabulary
 
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -102,4 +103,5 @@ PATHS = Language(
     read_path,
     lambda words: f"directions are {', '.join(words.targets)}",
     "say only where to go and turn, and at the end to go back along the path",
+    NamedSides,
 )

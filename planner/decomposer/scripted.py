@@ -15,6 +15,7 @@ import numpy as np
 from planner.decomposer.base import Plan, told_plan
 from planner.decomposer.grammar import Grammar, Tree, Words, phrases, read_rules, tokenize
 from planner.decomposer.language import Language
+from planner.decomposer.named import NamedThings
 from planner.decomposer.paths import PATHS
 from planner.decomposer.reading import Reading
 from tasks import PlanError, Subgoal, Task, Vocabulary
@@ -244,6 +245,7 @@ THINGS = Language(
     _read,
     lambda words: f"objects are {', '.join(words.objects)}, places {', '.join(words.targets)}",
     "say only what to move and what to return",
+    NamedThings,
 )
 
 
