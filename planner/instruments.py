@@ -12,6 +12,8 @@ from planner.locator import Locator
 from tasks import Episode, Segment, Subgoal
 from world_model.model import WorldModel
 
+EXACT = 1e-9  # squared levels of 255: json has no infinity for the PSNR of frames that are the same
+
 
 @dataclass(frozen=True)
 class NextChunk:
@@ -155,7 +157,8 @@ def next_chunk_error(locator: Locator | None, chunks: Sequence[NextChunk]) -> di
             if locator and gap is not None:
                 landed.setdefault((name, c.subgoal.kind), []).append(locator.scale * gap)
     out: dict[str, dict[str, float]] = {
-        n: {"psnr": float(10 * np.log10(255**2 / np.mean(e))), "chunks": len(e)} for n, e in errors.items()
+        n: {"psnr": float(10 * np.log10(255**2 / max(float(np.mean(e)), EXACT))), "chunks": len(e)}
+        for n, e in errors.items()
     }
     if locator is None:
         return out
