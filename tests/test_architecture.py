@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -173,6 +174,14 @@ def test_config_composes_and_its_targets_exist(command: str, override: str):
 
 
 def test_every_yaml_belongs_to_a_command():
-    used = {group.split("@")[0] for command in command_files() for group in groups(command)}
+    used = {group.split("@")[0] for command in command_files() for group in groups(command)} | {"expert"}
     grouped = [p.relative_to(CONFIGS) for p in CONFIGS.rglob("*.yaml") if p.parent != CONFIGS]
     assert [str(p) for p in grouped if p.parent.as_posix() not in used] == []
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in (CONFIGS / "expert").glob("*.yaml")))
+def test_every_expert_is_a_tasks(name: str):
+    """No command chooses an expert: a task's class does."""
+    node = OmegaConf.to_container(OmegaConf.load(CONFIGS / "expert" / f"{name}.yaml"))
+    assert importlib.util.find_spec(f"tasks.{name}")
+    assert [callable(hydra.utils.get_object(target)) for target in targets(node)] == [True]

@@ -422,6 +422,8 @@ def test_wrong_options_are_one_line(weights, tmp_path, option, says):
 
 def test_every_option_is_read():
     sources = [ROOT / "world_model/evaluate.py", *(ROOT / "world_model/video_tables").glob("*.py")]
-    text = "\n".join(p.read_text() for p in (*sources, ROOT / "tasks/commands.py"))
+    text = "\n".join(
+        p.read_text() for p in (*sources, ROOT / "tasks/commands.py", ROOT / "world_model/sampling.py")
+    )
     unread = [k for k in compose("evaluate_video") if not re.search(rf'cfg\.{k}\b|"{k}"', text)]
     assert unread == []

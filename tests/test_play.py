@@ -661,7 +661,7 @@ def test_a_rating_is_from_0_to_1(tmp_path, wrong):
 
 def test_every_option_is_read():
     code = "".join(p.read_text() for p in (ROOT / "planner/play").glob("*.py"))
-    code += (ROOT / "world_model/generate.py").read_text()
+    code += "".join((ROOT / f"world_model/{name}.py").read_text() for name in ("generate", "sampling"))
     options = {k for k in yaml.safe_load((ROOT / "configs/play.yaml").read_text()) if k != "defaults"}
     assert {o for o in options if not re.search(rf"cfg\.{o}\b|\"{o}\"", code)} == set()
     told = (ROOT / "docs/play.md").read_text()
