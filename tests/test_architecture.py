@@ -173,6 +173,13 @@ def test_config_composes_and_its_targets_exist(command: str, override: str):
 
 
 def test_every_yaml_belongs_to_a_command():
-    used = {group.split("@")[0] for command in command_files() for group in groups(command)}
+    used = {group.split("@")[0] for command in command_files() for group in groups(command)} | {"expert"}
     grouped = [p.relative_to(CONFIGS) for p in CONFIGS.rglob("*.yaml") if p.parent != CONFIGS]
     assert [str(p) for p in grouped if p.parent.as_posix() not in used] == []
+
+
+@pytest.mark.parametrize("name", options("expert"))
+def test_every_expert_is_that_of_a_task_s_file(name: str):
+    """No command mounts these: ``envs/expert.py`` finds them by the file of a task's class."""
+    assert (ROOT / "tasks" / f"{name}.py").is_file()
+    assert callable(hydra.utils.instantiate(OmegaConf.load(CONFIGS / "expert" / f"{name}.yaml")))
