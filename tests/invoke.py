@@ -1,13 +1,17 @@
-"""``python -m MODULE key=value …`` in this process: a new one takes seconds to import torch and diffusers."""
+"""``python -m MODULE key=value …``: in this process, as a new one takes seconds to import torch and diffusers, or
+killed at every write in a new one."""
 
 from __future__ import annotations
 
 import io
 import runpy
+import signal
+import subprocess
 import sys
 import warnings
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from pathlib import Path
 from unittest.mock import patch
 
 from accelerate.state import AcceleratorState
@@ -20,6 +24,23 @@ class Done:
     returncode: int
     stdout: str
     stderr: str
+
+
+def killed_at_every_write(module: str, *options: str) -> str:
+    """The command's output, begun anew after each kill (``kills.py``) until it succeeded; it was killed at least
+    four times."""
+    script = Path(__file__).with_name("kills.py")
+    done = subprocess.run(
+        [sys.executable, "-u", script, module, *options],
+        cwd=script.parents[1],
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    *_, last = done.stdout.splitlines()
+    codes = [int(code) for code in last.removeprefix("attempts:").split()]
+    assert set(codes[:-1]) == {-signal.SIGKILL} and codes[-1] == 0 and len(codes) > 4, done.stderr[-2000:]
+    return done.stdout
 
 
 def command(module: str, *options: str, check: bool = True) -> Done:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import hydra.utils
+import numpy as np
 import pytest
 import yaml
 from omegaconf import OmegaConf
@@ -170,6 +171,61 @@ def test_config_composes_and_its_targets_exist(command: str, override: str):
     config = OmegaConf.to_container(compose(command, [override]), resolve=True)
     for target in targets(config):
         assert callable(hydra.utils.get_object(target)), f"{command} {override}: {target}"
+
+
+# Tasks, envs, decomposers and memories are made of their yaml in test_commands, test_decomposer,
+# test_openai_decomposer and test_memory_variants; here the rest.
+
+
+@pytest.mark.parametrize("name", options("locator"))
+def test_a_locator_is_made_of_its_yaml(name: str):
+    from inverse_dynamics.model import InverseDynamics, InverseDynamicsConfig
+    from tasks.commands import compose, factory
+
+    cfg = compose("run", [f"task={name}", f"locator={name}"])
+    task = hydra.utils.instantiate(cfg.task)
+    env, reader = factory(cfg, "env")(task=task), InverseDynamics(InverseDynamicsConfig(task.action_spec))
+    locator = hydra.utils.instantiate(cfg.locator)(task=task, env=env, reader=reader)
+    assert set(task.layout(0).names) <= set(locator.names) and locator.scale > 0 and locator.unit
+
+
+@pytest.mark.parametrize("name", options("model"))
+def test_a_text_encoder_is_made_of_its_models_yaml(name: str):
+    from tasks.commands import compose
+
+    cfg = compose("pretrain", [f"model={name}"])
+    text = hydra.utils.instantiate(cfg.model.text)
+    assert text.null.shape == (1, 1, cfg.model.unet.cross_attention_dim)
+
+
+@pytest.mark.parametrize("name", options("features"))
+def test_features_are_made_of_their_yaml(tmp_path: Path, name: str):
+    from tasks.commands import compose
+
+    given = [f"features={name}"]
+    if name == "resnet18":  # at a size of one's own: its weights are on the Hub
+        from transformers import ResNetConfig, ResNetModel
+
+        small = ResNetConfig(embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1], layer_type="basic")
+        ResNetModel(small).save_pretrained(tmp_path)
+        given.append(f"features.weights={tmp_path}")
+    extractor = hydra.utils.instantiate(compose("evaluate_video", given).features)
+    assert extractor.name and extractor(np.zeros((2, 16, 16, 3), np.uint8)).shape[0] == 2
+
+
+def test_the_corruption_is_made_of_its_yaml():
+    from tasks.commands import compose
+
+    frames = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
+    made = hydra.utils.instantiate(compose("inverse_dynamics").corruption)(frames)
+    assert made.shape == frames.shape and made.dtype == np.uint8 and (made != frames).any()
+
+
+def test_who_records_is_named_by_its_yaml():
+    from tasks.commands import compose
+
+    cfg = compose("evaluate_video")
+    assert hydra.utils.instantiate(cfg.record).func is hydra.utils.get_object(cfg.record._target_)
 
 
 def test_every_yaml_belongs_to_a_command():

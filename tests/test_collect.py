@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from invoke import killed_at_every_write
 
 from envs.collect import record
 from envs.tabletop import TabletopEnv
@@ -78,6 +79,14 @@ def test_more_workers_and_a_kill_give_the_same_data(collected, tmp_path):
     again = run(*options)
     assert again.returncode == 0, again.stderr
     assert "going on after" in again.stdout and files(path) == files(collected)
+
+
+@pytest.mark.slow
+def test_a_collection_killed_at_every_write_gives_the_same_data(collected, tmp_path):
+    path = tmp_path / "killed"
+    said = killed_at_every_write("envs.collect", *SMALL, "episodes=5", "workers=1", "group=2", f"path={path}")
+    assert "going on after 2 episodes" in said and "going on after 5 episodes" in said
+    assert files(path) == files(collected) and [p.name for p in tmp_path.iterdir()] == ["killed"]
 
 
 def test_ctrl_c_is_one_line(tmp_path):

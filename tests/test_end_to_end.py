@@ -90,8 +90,11 @@ def test_a_killed_run_goes_on_with_the_same_result(recipe):
     while not list((cut / "episodes").glob("*.json")) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    assert process.wait() == -signal.SIGKILL
+    finished = {path: path.stat().st_mtime_ns for path in (cut / "episodes").glob("*.json")}
+    assert 0 < len(finished) < 3 and not (cut / "result.json").exists()
     command("planner.run", *base, f"run_dir={cut}")
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
     results = [json.loads((d / "result.json").read_text())["episodes"] for d in (whole, cut)]
     for a, b in zip(*results, strict=True):
         assert {**a, "seconds": 0} == {**b, "seconds": 0}

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from invoke import killed_at_every_write
 from safetensors.torch import load_file
 
 from inverse_dynamics.model import CheckpointError, InverseDynamics, InverseDynamicsConfig
@@ -95,6 +96,19 @@ def test_resumed_training_ends_with_the_same_weights(data, tmp_path):
     second.save()
     whole, halves = (load_file(tmp_path / n / "last.safetensors") for n in ("whole", "half"))
     assert whole.keys() == halves.keys() and all(torch.equal(whole[k], halves[k]) for k in whole)
+
+
+@pytest.mark.slow
+def test_a_training_killed_at_every_write_ends_with_the_same_weights(data, tmp_path):
+    given = ["batch_size=4", "every=2", "steps=4", "device=cpu", "corruption=null", f"data={data}"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run(compose("inverse_dynamics", [*given, f"run_dir={whole}"]))
+    said = killed_at_every_write("inverse_dynamics.train", *given, f"run_dir={killed}")
+    assert "going on at step 2 of 4" in said
+    for name in (LAST, "best/model.safetensors", "model/model.safetensors", "metrics.json"):
+        assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
+    steps = [json.loads(row)["step"] for row in (killed / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [2, 4]
 
 
 def test_the_command_writes_figures_and_finishes_once(data, tmp_path, capsys):

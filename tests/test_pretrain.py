@@ -19,6 +19,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from diffusers import UNet3DConditionModel
+from invoke import killed_at_every_write
 from safetensors.torch import load_file, save_file
 from tiny import (
     CAPTIONS,
@@ -197,6 +198,22 @@ def test_a_killed_run_resumes_bit_for_bit(finished, data, tmp_path, capsys):
     assert pretrain(data, path, "diffusion.steps=4") == 0
     assert f"going on at step {stopped} of 4" in capsys.readouterr().out
     assert_same_run(finished, path)
+
+
+@pytest.mark.slow
+def test_an_autoencoder_killed_at_every_write_ends_with_the_same_weights(finished, data, tmp_path):
+    """The first stage alone; its steps are those of the finished run's."""
+    options = [o for o in TINY if "unet" not in o and "sampling" not in o and "diffusion" not in o]
+    killed_at_every_write(
+        "world_model.train_autoencoder", *options, "autoencoder.every=1", f"data={data}", f"run_dir={tmp_path}/run"
+    )  # fmt: skip
+    whole, killed = finished / "autoencoder_training", tmp_path / "run"
+    for name in ("last.safetensors", "autoencoder/diffusion_pytorch_model.safetensors"):
+        assert_same_tensors(whole / name, killed / name)
+    for name in ("autoencoder/metrics.json", "autoencoder/frames.json"):
+        assert (killed / name).read_bytes() == (whole / name).read_bytes()
+    steps = [json.loads(row)["step"] for row in (killed / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2]
 
 
 def test_a_finished_autoencoder_is_taken_as_it_is(finished, data, tmp_path):
