@@ -56,8 +56,8 @@ def one_episode_section(result: dict[str, Any]) -> str:
     return f"""## What one episode costs
 
 `{result["command"]}`; commit {result["commit"]}; {result["hardware"]}. Medians over the last
-column's number of processes of `python -m planner.run episodes=1`, report and clips included. Stages: *start* is the interpreter and all imports,
-*load* the weights and the simulator, *episodes* the loop, whose parts follow.
+column's number of processes of `python -m planner.run episodes=1`, report and clips included. Stages: *start* is the
+interpreter and all imports, *load* the weights and the simulator, *episodes* the loop, whose parts follow.
 
 {table}
 """

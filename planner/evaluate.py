@@ -38,7 +38,7 @@ from planner.instruments import (
     next_chunks,
     reading_error,
 )
-from planner.parts import Parts, assemble, open_world_model
+from planner.parts import Parts, assemble
 from planner.records import aggregate, details_of, left_out, load_result, summary_row
 from planner.run import run_batches
 from tasks import Score
@@ -49,7 +49,7 @@ from tasks.shipped import finetuned_folder, weights_folder
 from tasks.statistics import mean_interval, share_interval
 from tasks.task import held_out_seeds
 from world_model.model import WorldModel, fingerprint
-from world_model.sampling import sampling_options
+from world_model.sampling import open_world_model, sampling_options
 from world_model.video_metrics.features import I3D
 
 BASELINES = ("do_nothing", "constant_guess", "random_walk", "true_frames")

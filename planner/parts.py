@@ -15,10 +15,9 @@ from planner.locator import Locator
 from tasks import Task
 from tasks.commands import ROOT, CommandError, factory
 from tasks.shipped import weights_folder
-from world_model.device import pick_device, pick_dtype
-from world_model.memory.base import AnyMemory
+from world_model.device import pick_device
 from world_model.model import WorldModel, fingerprint
-from world_model.sampling import sampling_options
+from world_model.sampling import open_world_model
 
 
 @dataclass(frozen=True)
@@ -47,18 +46,6 @@ def versions(cfg: DictConfig) -> dict[str, str]:
     """Which weights stand behind the options: the digests of both models' files."""
     world_model, reader = model_folders(cfg)
     return {"world_model": fingerprint(world_model), "inverse_dynamics": fingerprint(reader)}
-
-
-def open_world_model(cfg: DictConfig, folder: Path, memory: AnyMemory | None = None) -> WorldModel:
-    """The world model of a folder, with the device, precision and sampling that ``cfg`` names."""
-    device = pick_device(cfg.device)
-    return WorldModel.from_pretrained(
-        folder,
-        memory,
-        device,
-        pick_dtype(cfg.precision, device),
-        **sampling_options(cfg),
-    )
 
 
 def assemble(cfg: DictConfig, count: int) -> Parts:

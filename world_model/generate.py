@@ -29,13 +29,12 @@ from tasks.files import write_text
 from tasks.process import peak_megabytes
 from tasks.shipped import weights_folder
 from world_model.action_lines import ActionError, Actions, FileActions, StreamActions
-from world_model.device import pick_device, pick_dtype
 from world_model.growing_video import GrowingVideo, captioned
 from world_model.memory.adapter import write_safetensors
 from world_model.model import WorldModel
 from world_model.picture import read_picture
 from world_model.rollout_file import load_rollout, save_rollout
-from world_model.sampling import sampling_options
+from world_model.sampling import open_world_model, sampling_options
 from world_model.video_tables.choice import choose
 
 STATE, VIDEO, LOG = "state.safetensors", "video.mp4", "chunks.jsonl"
@@ -78,7 +77,7 @@ def open_model(cfg: DictConfig, chosen: Mapping[str, Any] | None = None) -> tupl
     Raises:
         CheckpointError, OptionError: no such weights, or a value that an option can't take.
     """
-    sampling = sampling_options(cfg)
+    sampling_options(cfg)
     memory = hydra.utils.instantiate(cfg.memory, **(chosen or {}))
     if memory.name.startswith("shuffled"):
         raise OptionError("memory=shuffled exchanges the memories of several episodes; a video is one")
@@ -86,14 +85,7 @@ def open_model(cfg: DictConfig, chosen: Mapping[str, Any] | None = None) -> tupl
         raise OptionError("memory=oracle is told how a chunk should end; of a video nobody knows it")
     finetuned = None if chosen and cfg.weights is None else memory.name  # whose Θ₀ has a rank of its own
     folder = weights_folder(cfg.weights, cfg.task.name, "world_model", finetuned)
-    device = pick_device(cfg.device)
-    model = WorldModel.from_pretrained(
-        folder,
-        memory,
-        device,
-        pick_dtype(cfg.precision, device),
-        **sampling,
-    )
+    model = open_world_model(cfg, folder, memory)
     if cfg.image_size % model.autoencoder.factor:
         raise OptionError(f"image_size={cfg.image_size}: expected a multiple of {model.autoencoder.factor}")
     shown = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder

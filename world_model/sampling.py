@@ -1,14 +1,18 @@
-"""How a command wants a world model to sample, checked."""
+"""How a command wants a world model to be held and to sample: its options checked, the model opened."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig
 
 from tasks.commands import OptionError, integer
+from world_model.device import pick_device, pick_dtype
 from world_model.diffusion import PASSES
+from world_model.memory.base import AnyMemory
+from world_model.model import WorldModel
 
 
 def sampling_options(cfg: DictConfig) -> dict[str, Any]:
@@ -30,6 +34,18 @@ def sampling_options(cfg: DictConfig) -> dict[str, Any]:
         "guidance": None if scales is None else tuple(float(x) for x in scales),
         "theta_in": None if seen is None else tuple(seen),
     }
+
+
+def open_world_model(cfg: DictConfig, folder: Path, memory: AnyMemory | None = None) -> WorldModel:
+    """The world model of a folder, with the device, precision and sampling that ``cfg`` names."""
+    device = pick_device(cfg.device)
+    return WorldModel.from_pretrained(
+        folder,
+        memory,
+        device,
+        pick_dtype(cfg.precision, device),
+        **sampling_options(cfg),
+    )
 
 
 def _listed(value: Any) -> Sequence[Any] | None:
