@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from planner.aggregates import aggregate
 from planner.parts import assemble, versions
-from planner.records import aggregate, summary_row
+from planner.records import summary_row
 from planner.run import run_batches
 from tasks.commands import RunDir, compose
 from tasks.files import write_json

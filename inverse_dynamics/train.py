@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from inverse_dynamics.model import CheckpointError, InverseDynamics, InverseDynamicsConfig, to_unit
 from tasks import Episode
-from tasks.commands import CommandError, OptionError, RunDir, integer, main
+from tasks.commands import CommandError, OptionError, RunDir, integer, main, task_words
 from tasks.dataset import join_episodes
 from tasks.files import atomic_path, read_json, write_json, write_text
 from tasks.provenance import record_origin
@@ -401,7 +401,7 @@ def run(cfg: DictConfig) -> None:
         best.save_pretrained(folder)
         write_json(done, {**evaluate(best, held), "step": step})
     print(json.dumps(read_json(done)))
-    print(f"{folder}\nplan with it: python -m planner.run task={cfg.task.name} inverse_dynamics={folder}")
+    print(f"{folder}\nplan with it: python -m planner.run {task_words(cfg)} inverse_dynamics={folder}")
 
 
 if __name__ == "__main__":

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, ListConfig, open_dict
 from tqdm import tqdm
 
+from planner.aggregates import aggregate, details_of, executed, mean_of, share_of
 from planner.baselines import (
     constant_guess,
     do_nothing,
@@ -38,15 +39,15 @@ from planner.instruments import (
     next_chunks,
     reading_error,
 )
+from planner.loop import PlanResult
 from planner.parts import Parts, assemble
-from planner.records import aggregate, details_of, left_out, load_result, summary_row
+from planner.records import left_out, load_result, summary_row
 from planner.run import run_batches
 from tasks import Score
 from tasks.commands import ROOT, CommandError, OptionError, RunDir, integer, main, plain
 from tasks.files import kept_json, read_json, sha256_of, write_json
 from tasks.provenance import command_line, commit
 from tasks.shipped import finetuned_folder, weights_folder
-from tasks.statistics import mean_interval, share_interval
 from tasks.task import held_out_seeds
 from world_model.model import WorldModel, fingerprint
 from world_model.sampling import open_world_model, sampling_options
@@ -63,11 +64,13 @@ class ModelRow:
         memory: a name in the configuration's ``memories``.
         loop: the memory whose finetuned weights the row runs on; None is the base.
         condition_on: what the next chunk starts from.
+        every_training: on each of the weights given for ``loop``; else on the first of them.
     """
 
     memory: str
     loop: str | None = None
     condition_on: str = "imagined"
+    every_training: bool = True
 
 
 MODEL_ROWS = {
@@ -83,20 +86,26 @@ MODEL_ROWS = {
     "temp_lora_original": ModelRow("temp_lora_original", "temp_lora_original"),
     "temp_lora_sequence": ModelRow("temp_lora_sequence", "temp_lora_sequence"),
     "full": ModelRow("temp_lora", "temp_lora"),
-    "full_observed": ModelRow("temp_lora", "temp_lora", "observed"),
+    "full_observed": ModelRow("temp_lora", "temp_lora", "observed", False),
     "oracle": ModelRow("oracle", "oracle"),
-    "shuffled": ModelRow("shuffled", "temp_lora"),
-    "theta_off": ModelRow("none", "temp_lora"),
+    "shuffled": ModelRow("shuffled", "temp_lora", every_training=False),
+    "theta_off": ModelRow("none", "temp_lora", every_training=False),
 }
 
 
-def row_weights(row: ModelRow, cfg: DictConfig, task: str) -> str:
-    """The folder of a row's world model: given in ``loop_weights`` or shipped.
+def row_weights(row: ModelRow, cfg: DictConfig, task: str) -> list[str]:
+    """The folders of a row's world models, one for each training: given in ``loop_weights`` or shipped.
 
     Raises:
         CommandError: the row needs finetuned weights that are neither given nor shipped.
+        OptionError: one training is given twice.
     """
-    return str(finetuned_folder(task, row.loop, cfg.weights, cfg.loop_weights))
+    given = cfg.loop_weights.get(row.loop) if row.loop else None
+    several = list(given) if isinstance(given, ListConfig) else [given]
+    if len(set(several)) < len(several) or not several:
+        raise OptionError(f"loop_weights.{row.loop}={several}: expected the folders of different trainings")
+    folders = [str(finetuned_folder(task, row.loop, cfg.weights, {row.loop or "": f})) for f in several]
+    return folders if row.every_training else folders[:1]
 
 
 def baseline_row(name: str, parts: Parts, seeds: Sequence[int]) -> dict[str, Any]:
@@ -116,12 +125,11 @@ def baseline_row(name: str, parts: Parts, seeds: Sequence[int]) -> dict[str, Any
         raise CommandError(
             f"row {name}: no episode of {len(seeds)} is left to score; the last: {lost[seeds[-1]]}"
         )
-    displaced = [d for r in rows for d in r["displaced"].values()]
     return {
-        "executed": mean_interval([r["executed_distance"] for r in rows]),
+        "executed": mean_of(rows, executed),
         "imagined": None,
-        "displaced": share_interval(displaced) if displaced else None,
-        "success": share_interval([r["success"] for r in rows]),
+        "displaced": share_of(rows, lambda r: r["displaced"].values()),
+        "success": share_of(rows, lambda r: [r["success"]]),
         **details_of(rows),
         **(
             {"parts": {k: parts.header[k] for k in ("env", "inverse dynamics")}}
@@ -134,23 +142,48 @@ def baseline_row(name: str, parts: Parts, seeds: Sequence[int]) -> dict[str, Any
 
 
 def model_row(name: str, cfg: DictConfig, seeds: Sequence[int], run_dir: RunDir) -> dict[str, Any]:
-    """One row with the world model, resumed after its last finished batch."""
-    row, row_cfg = MODEL_ROWS[name], cfg.copy()
+    """One row with the world model, on the weights of each training."""
+    row = MODEL_ROWS[name]
+    folders = row_weights(row, cfg, cfg.task.name)
+    headers, rows, lost = [], [], dict[str, str]()
+    for training, folder in enumerate(folders):
+        episodes = rows_folder(run_dir, name, training)
+        header, found = run_training(row, folder, cfg, seeds, episodes)
+        headers.append(header)
+        of = {"training": training} if len(folders) > 1 else {}
+        rows += [summary_row(result) | of for result in found]
+        lost |= {str(seed): reason for seed, reason in left_out(episodes, seeds).items()}
+    named = {
+        "condition_on": row.condition_on,
+        "parts": headers[0],
+        "trainings": [header["weights"] for header in headers],
+        "left_out": lost,
+    }
+    return {**aggregate(rows), **named, "episodes": rows}
+
+
+def run_training(
+    row: ModelRow, folder: str, cfg: DictConfig, seeds: Sequence[int], episodes: Path
+) -> tuple[dict[str, str], list[PlanResult]]:
+    """The header and the episodes of a row on the weights of one training, resumed after its last finished batch."""
+    row_cfg = cfg.copy()
     with open_dict(row_cfg):
         row_cfg.memory, row_cfg.condition_on, row_cfg.instruction = (
             cfg.memories[row.memory],
             row.condition_on,
             None,
         )
-        row_cfg.weights = row_weights(row, cfg, cfg.task.name)
+        row_cfg.weights = folder
     parts = assemble(row_cfg, min(cfg.batch_size, len(seeds)))
-    results = run_batches(parts, row_cfg, seeds, run_dir / "rows" / name)
-    rows = [summary_row(r) for r in results]
+    results = run_batches(parts, row_cfg, seeds, episodes)
     for env in parts.envs:
         env.close()
-    lost = {str(s): reason for s, reason in left_out(run_dir / "rows" / name, seeds).items()}
-    named = {"condition_on": row.condition_on, "parts": parts.header, "left_out": lost}
-    return {**aggregate(rows), **named, "episodes": rows}
+    return parts.header, results
+
+
+def rows_folder(run_dir: RunDir | Path, name: str, training: int = 0) -> Path:
+    """Where a row's episodes of one training are kept."""
+    return run_dir / "rows" / (f"{name}.{training + 1}" if training else name)
 
 
 def at_hand(row: ModelRow, cfg: DictConfig) -> bool:
@@ -159,6 +192,8 @@ def at_hand(row: ModelRow, cfg: DictConfig) -> bool:
         return False
     try:
         return bool(row_weights(row, cfg, cfg.task.name))
+    except OptionError:
+        raise
     except CommandError:
         return False
 
@@ -168,22 +203,30 @@ def rows_at_hand(cfg: DictConfig) -> list[str]:
     return [*BASELINES, *(name for name, row in MODEL_ROWS.items() if at_hand(row, cfg))]
 
 
-def check_weights(name: str, cfg: DictConfig, run_dir: RunDir) -> None:
-    """CommandError if a finished row ran on other weights than those it would run on now."""
+def check_weights(name: str, cfg: DictConfig, run_dir: RunDir | Path) -> None:
+    """Delete a finished row that has got further trainings, so that it is made again of the episodes that are kept.
+
+    Raises:
+        CommandError: a finished row ran on other weights than those it would run on now.
+    """
     finished = run_dir / "finished" / f"{name}.json"
     if not finished.is_file():
         return
-    used = read_json(finished).get("parts", {})
+    row = read_json(finished)
     reader = weights_folder(cfg.inverse_dynamics, cfg.task.name, "inverse_dynamics")
-    now = {"inverse dynamics": fingerprint(reader)}
+    used = {"inverse dynamics": [row["parts"]["inverse dynamics"]]} if "parts" in row else {}
+    now = {"inverse dynamics": [fingerprint(reader)]}
     if name in MODEL_ROWS:
-        now["weights"] = fingerprint(Path(row_weights(MODEL_ROWS[name], cfg, cfg.task.name)))
-    for part, version in now.items():
-        if part in used and not used[part].endswith(f"({version})"):
+        used["weights"] = row.get("trainings") or [row["parts"]["weights"]]
+        now["weights"] = [fingerprint(Path(f)) for f in row_weights(MODEL_ROWS[name], cfg, cfg.task.name)]
+    for part, versions in used.items():
+        if not all(u.endswith(f"({v})") for u, v in zip(versions, now[part], strict=False)):
             raise CommandError(
-                f"{finished} ran with the {part} {used[part]}, now they are {version}; delete it and "
-                f"{run_dir / 'rows' / name}, or give another run_dir"
+                f"{finished} ran with the {part} {', '.join(versions)}, now they are {', '.join(now[part])}; delete "
+                f"it and {rows_folder(run_dir, name)}, or give another run_dir"
             )
+        if len(versions) < len(now[part]):
+            finished.unlink()
 
 
 def table_row(
@@ -199,7 +242,8 @@ def table_row(
 def frechet_of_rows(
     names: Sequence[str], cfg: DictConfig, parts: Parts, seeds: Sequence[int], run_dir: RunDir
 ) -> dict[str, dict[str, Any]]:
-    """The Fréchet column of the rows with a world model; empty for a single episode, which is no set."""
+    """The Fréchet column of the rows with a world model, of the first training each, for as many videos in every row;
+    empty for a single episode, which is no set."""
     if len(seeds) < 2:
         return {}
     device = parts.world_model.device
@@ -209,7 +253,7 @@ def frechet_of_rows(
     )
 
     def measured(name: str) -> dict[str, Any]:
-        found = [load_result(run_dir / "rows" / name, s) for s in seeds]
+        found = [load_result(rows_folder(run_dir, name), s) for s in seeds]
         return column([r for r in found if r is not None])
 
     options = sha256_of({"features": plain(cfg)["features"], "i3d": cfg.i3d, "resamples": cfg.resamples})
@@ -242,10 +286,10 @@ def instruments(
 
 
 def kept_instruments(cfg: DictConfig, parts: Parts, seeds: Sequence[int], run_dir: RunDir) -> dict[str, Any]:
-    """:func:`instruments` of the base and of the weights behind the row ``full``, kept for those weights."""
+    """:func:`instruments` of the base and of the first weights behind the row ``full``, kept for those weights."""
     models = {"imagined": parts.world_model}
     if at_hand(full := MODEL_ROWS["full"], cfg):
-        folder = Path(row_weights(full, cfg, cfg.task.name))
+        folder = Path(row_weights(full, cfg, cfg.task.name)[0])
         models["imagined after the loop"] = open_world_model(cfg, folder)
     used = [m.version for m in models.values()], parts.header["inverse dynamics"], cfg.chunks
     kept = run_dir / f"instruments-{sha256_of(used)[:8]}.json"
@@ -302,7 +346,7 @@ def run(cfg: DictConfig) -> None:
     measured = kept_instruments(cfg, parts, seeds, run_dir)
     found = {n: run_dir / "finished" / f"{n}.json" for n in (*BASELINES, *MODEL_ROWS)}
     table = {n: read_json(p) for n, p in found.items() if p.is_file()}
-    done = [n for n in table if (run_dir / "rows" / n).is_dir()]
+    done = [n for n in table if rows_folder(run_dir, n).is_dir()]
     for name, distances in frechet_of_rows(done, cfg, parts, seeds, run_dir).items():
         table[name]["frechet"] = distances
     result = {

@@ -14,7 +14,6 @@ import numpy as np
 from planner.loop import PlanResult
 from tasks import Episode, Layout, Score, Segment, Subgoal
 from tasks.files import atomic_path, read_json, write_json
-from tasks.statistics import mean_interval, share_interval
 
 LEFT_OUT = "left_out"  # the folder, beside the episodes, of those that must not be scored
 
@@ -50,57 +49,6 @@ def lost_things(result: PlanResult) -> dict[str, bool]:
     chunk = (len(result.imagined) - 1) // len(result.plan)
     ends = {s.object: chunk * (i + 1) for i, s in enumerate(result.plan) if s.kind == "return"}
     return {name: bool(np.isnan(result.located[end, names.index(name)]).any()) for name, end in ends.items()}
-
-
-def aggregate(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The figures of a run: executed and imagined distance, displaced, success, things lost, seconds, and the
-    task's details."""
-    displaced = [d for r in rows for d in r["displaced"].values()]
-    moved = [r["distances"][c] for r in rows for c, d in r["displaced"].items() if d]
-    lost = [v for r in rows for v in r["imagined_lost"].values()]
-    parts = {p for r in rows for p in r["seconds"]}
-    effects = [r["effect"] for r in rows if r["effect"]]
-    updates = range(min((len(e) for e in effects), default=0))
-    total: dict[str, Any] = {
-        "executed": mean_interval([r["executed_distance"] for r in rows]),
-        "imagined": imagined_interval(rows),
-        "executed_over_displaced": mean_interval(moved) if moved else None,
-        "displaced": share_interval(displaced) if displaced else None,
-        "success": share_interval([r["success"] for r in rows]),
-        "imagined_lost": share_interval(lost) if lost else None,
-        "seconds_per_episode": {
-            p: float(np.mean([r["seconds"].get(p, 0.0) for r in rows])) for p in sorted(parts)
-        },
-        "effect": [float(np.mean([e[k] for e in effects])) for k in updates],
-        "by_chunks": by_chunks(rows),
-    }
-    return total | details_of(rows)
-
-
-def imagined_interval(rows: list[dict[str, Any]]) -> dict[str, float] | None:
-    """The imagined distance of a group of episodes; None where nothing measures it."""
-    found = [r["imagined_distance"] for r in rows if r["imagined_distance"] is not None]
-    return mean_interval(found) if found else None
-
-
-def by_chunks(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Executed distance and success apart for each length of plan."""
-    lengths = sorted({len(r["plan"]) for r in rows})
-    groups = {str(n): [r for r in rows if len(r["plan"]) == n] for n in lengths}
-    return {
-        n: {
-            "executed": mean_interval([r["executed_distance"] for r in group]),
-            "imagined": imagined_interval(group),
-            "success": share_interval([r["success"] for r in group]),
-        }
-        for n, group in groups.items()
-    }
-
-
-def details_of(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """``{"details": {name: interval}}`` over episodes whose task has some, else nothing."""
-    found = [r["details"] for r in rows if r.get("details")]
-    return {"details": {k: mean_interval([d[k] for d in found]) for k in found[0]}} if found else {}
 
 
 def save_result(folder: Path, result: PlanResult) -> None:

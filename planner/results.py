@@ -6,14 +6,18 @@ python -m planner.results
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from planner import benchmark_sections as benchmarks
+from planner.aggregates import cells, executed
 from planner.figures import interval, signed
 from tasks.commands import ROOT
 from tasks.files import write_text
-from tasks.statistics import mean_interval, ratio_interval
+from tasks.statistics import paired_intervals
 from world_model.video_tables.page import section as video_section
 
 NAMES = {
@@ -89,36 +93,74 @@ def left_out_line(result: dict[str, Any]) -> str:
     return f"\nLeft out of a row, since the simulator or its expert failed there (n counts the others): {named}.\n"
 
 
+def ends_on(row: dict[str, Any], seeds: Sequence[int]) -> np.ndarray:
+    """Executed distance on some layouts, ``(trainings, layouts)``."""
+    there = set(seeds)
+    totals, counts = cells([e for e in row["episodes"] if e["seed"] in there], executed)
+    return totals / counts
+
+
+def layouts_of(row: dict[str, Any]) -> set[int]:
+    """The layouts whose episodes every training of a row finished."""
+    _, counts = cells(row["episodes"], executed)
+    seeds = sorted({e["seed"] for e in row["episodes"]})
+    return {seed for seed, whole in zip(seeds, counts.min(0) > 0, strict=True) if whole}
+
+
 def paired_table(result: dict[str, Any]) -> str:
-    """The other rows against the full method on the same layouts: how much farther they end, and how many times as
-    far; empty without that row."""
-    if "full" not in result["rows"]:
+    """The other rows against the full method on the same layouts: how much farther they end, how many times as far,
+    and, where the oracle was measured, how many times as far beyond it; empty without the full method's row."""
+    rows = {n: result["rows"][n] for n in NAMES if n in result["rows"]}
+    if "full" not in rows:
         return ""
-    ends = {
-        name: {e["seed"]: e["executed_distance"] for e in row["episodes"]}
-        for name, row in result["rows"].items()
-    }
+    beyond = "oracle" in rows
+    heads = " times as far beyond the oracle |" if beyond else ""
     lines = [
-        f"| row, paired with the full method | farther by, {result['unit']} | times as far | layouts |",
-        "|---|---|---|---|",
+        f"| row, paired with the full method | farther by, {result['unit']} | times as far |{heads} layouts |",
+        "|---|---|---|---|" + "---|" * beyond,
     ]
-    for name in (n for n in NAMES if n in ends and n != "full"):
-        seeds = [s for s in ends["full"] if s in ends[name]]
+    shared = layouts_of(rows["full"]) & (layouts_of(rows["oracle"]) if beyond else layouts_of(rows["full"]))
+    for name in (n for n in rows if n != "full"):
+        seeds = sorted(shared & layouts_of(rows[name]))
         if not seeds:
             continue
-        there, full = [ends[name][s] for s in seeds], [ends["full"][s] for s in seeds]
-        by = mean_interval([a - b for a, b in zip(there, full, strict=True)])
-        times = interval(ratio_interval(there, full), form=".2f") if sum(full) > 0 else "–"
-        lines.append(f"| {NAMES[name]} | {signed(by, '.3f')} | {times} | {len(seeds)} |")
-    return "\n".join(lines) + "\n"
+        there, full = ends_on(rows[name], seeds), ends_on(rows["full"], seeds)
+        by, times = paired_intervals(there, full)
+        cell = f"| {NAMES[name]} | {signed(by, '.3f')} | {interval(times, form='.2f')} |"
+        if beyond:
+            floor = ends_on(rows["oracle"], seeds).mean(0)
+            more = None if name == "oracle" else paired_intervals(there - floor, full - floor)[1]
+            cell += f" {interval(more, form='.2f')} |"
+        lines.append(f"{cell} {len(seeds)} |")
+    return "\n".join(lines) + "\n" + without_memory(rows)
+
+
+def without_memory(rows: Mapping[str, Any]) -> str:
+    """Which row counts as no memory: the better of the base and of as many more steps; empty unless both are there."""
+    if not {"no_memory", "equal_steps"} <= set(rows):
+        return ""
+    better = min(("no_memory", "equal_steps"), key=lambda n: rows[n]["executed"]["mean"])
+    return f"\nWithout memory, the better of the base and its equal steps: {NAMES[better]}.\n"
+
+
+def trainings_line(result: dict[str, Any]) -> str:
+    """Of how many trainings the rows are."""
+    several = {n: len(result["rows"][n].get("trainings", [0])) for n in NAMES if n in result["rows"]}
+    if max(several.values(), default=1) == 1:
+        return "one training seed"
+    named = ", ".join(f"{NAMES[n]} {count}" for n, count in several.items() if count > 1)
+    return f"training seeds: {named}, the other rows 1; intervals of several cover trainings and layouts"
 
 
 def weights_line(result: dict[str, Any]) -> str:
     """Which rows ran on which weights."""
     rows: dict[str, list[str]] = {}
     for name in (n for n in NAMES if n in result["rows"]):
-        if folder := result["rows"][name].get("parts", {}).get("weights"):
-            rows.setdefault(folder, []).append(name)
+        row = result["rows"][name]
+        if used := row.get(
+            "trainings", [row["parts"]["weights"]] if "weights" in row.get("parts", {}) else []
+        ):
+            rows.setdefault(", ".join(used), []).append(name)
     return "; ".join(f"{folder}: {', '.join(names)}" for folder, names in rows.items())
 
 
@@ -218,7 +260,7 @@ def section(result: dict[str, Any]) -> str:
     return f"""## {result["task"]}
 
 `{p["command"]}`; commit {p["commit"]}; {p["hardware"]}; {p["episodes"]} held-out layouts, seed {p["seed"]}, the
-same in every row; one training seed. {parts}. Weights: {weights_line(result)}.
+same in every row; {trainings_line(result)}. {parts}. Weights: {weights_line(result)}.
 
 {result.get("measured", MEASURED)} Intervals: 95%, bootstrap over episodes for means, Clopper-Pearson for shares.
 Effect of Θ: how much it changes the predicted noise of the newest chunk, ‖ε with − ε without‖ / ‖ε without‖, after

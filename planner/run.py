@@ -17,11 +17,11 @@ import numpy as np
 from omegaconf import DictConfig
 from tqdm import tqdm
 
+from planner.aggregates import aggregate
 from planner.loop import PlanResult, SeedLostError, run_episodes
 from planner.parts import Parts, assemble, versions
 from planner.records import (
     LEFT_OUT,
-    aggregate,
     has_result,
     leave_out,
     left_out,

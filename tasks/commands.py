@@ -160,6 +160,18 @@ def factory(cfg: DictConfig, key: str) -> partial[Any]:
     return cast("partial[Any]", part)
 
 
+def task_words(cfg: DictConfig) -> str:
+    """The options that name a command's task: ``task=cube_return``, or ``task=rlbench task.name=reach_target`` where
+    one yaml is of many tasks."""
+    files = {path.stem: path for path in sorted((CONFIGS / "task").glob("*.yaml"))}
+    if cfg.task.name in files:
+        return f"task={cfg.task.name}"
+    of_many = (
+        k for k, p in files.items() if OmegaConf.select(OmegaConf.load(p), "_target_") == cfg.task._target_
+    )
+    return f"task={next(of_many, cfg.task.name)} task.name={cfg.task.name}"
+
+
 def integer(cfg: DictConfig, key: str, minimum: int) -> int:
     """An option that must be an integer ≥ ``minimum``; OptionError otherwise."""
     value = OmegaConf.select(cfg, key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.stats import binomtest
 
 
@@ -35,6 +36,78 @@ def ratio_interval(
         ratios.append(x[picked].sum(1) / np.where(total == 0, np.nan, total))
     low, high = np.nanquantile(np.concatenate(ratios), [0.025, 0.975])
     return {"mean": float(x.sum() / y.sum()), "low": float(low), "high": float(high), "n": len(x)}
+
+
+def crossed_interval(
+    totals: ArrayLike, counts: ArrayLike, resamples: int = 10_000, seed: int = 0
+) -> dict[str, float]:
+    """Mean over several trainings on the same layouts, with a 95% percentile bootstrap that draws both the trainings
+    and the layouts anew: ``{mean, low, high, n}``. With a few trainings it is too narrow, since their spread is
+    known from as few.
+
+    Args:
+        totals: ``(trainings, layouts)`` sum of a cell's values.
+        counts: how many values a cell holds; 0 where it has none.
+
+    Raises:
+        ValueError: no values.
+    """
+    x, n = np.asarray(totals, np.float64), np.asarray(counts, np.float64)
+    if n.sum() <= 0:
+        raise ValueError("no episodes, so no mean")
+    means = []
+    for layouts, drawn in _crossed_draws(x.shape[1], resamples, seed, len(x)):
+        of = _totals(n, drawn, layouts)
+        means.append(_totals(x, drawn, layouts) / np.where(of == 0, np.nan, of))
+    low, high = np.nanquantile(np.concatenate(means), [0.025, 0.975])
+    return {"mean": float(x.sum() / n.sum()), "low": float(low), "high": float(high), "n": int(n.sum())}
+
+
+def paired_intervals(
+    there: ArrayLike, here: ArrayLike, resamples: int = 10_000, seed: int = 0
+) -> tuple[dict[str, float], dict[str, float] | None]:
+    """How much greater one row is than another on the same layouts, and how many times as great, each with the
+    bootstrap of :func:`crossed_interval`; the layouts are drawn together, the trainings of each row apart.
+
+    Args:
+        there: ``(trainings, layouts)`` of the one row.
+        here: ``(trainings, layouts)`` of the row that it is compared with.
+
+    Returns:
+        Difference of the means, and their ratio; None where the mean of ``here`` is not positive.
+    """
+    x, y = np.asarray(there, np.float64), np.asarray(here, np.float64)
+    by, times = [], []
+    for layouts, of_x, of_y in _crossed_draws(x.shape[1], resamples, seed, len(x), len(y)):
+        above = _totals(x, of_x, layouts) / x.size
+        below = _totals(y, of_y, layouts) / y.size
+        by.append(above - below)
+        times.append(np.divide(above, below, out=np.full_like(above, np.inf), where=below > 0))
+    shared = {"n": x.shape[1]}
+    low, high = np.quantile(np.concatenate(by), [0.025, 0.975])
+    difference = {"mean": float(x.mean() - y.mean()), "low": float(low), "high": float(high), **shared}
+    if y.mean() <= 0:
+        return difference, None
+    low, high = np.quantile(np.concatenate(times), [0.025, 0.975], method="nearest")
+    return difference, {
+        "mean": float(x.mean() / y.mean()),
+        "low": float(low),
+        "high": float(high),
+        **shared,
+    }
+
+
+def _totals(values: np.ndarray, trainings: np.ndarray, layouts: np.ndarray) -> np.ndarray:
+    """Sum of ``(trainings, layouts)`` values over each drawn set of both: ``(draws,)``."""
+    return np.take_along_axis(values[trainings].sum(1), layouts, 1).sum(1)
+
+
+def _crossed_draws(
+    layouts: int, resamples: int, seed: int, *trainings: int
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """Draws of the layouts and, each apart, of the trainings."""
+    apart = [_resampled(n, resamples, seed + 1 + k) for k, n in enumerate(trainings)]
+    return zip(_resampled(layouts, resamples, seed), *apart, strict=True)
 
 
 def _resampled(n: int, resamples: int, seed: int) -> Iterator[np.ndarray]:

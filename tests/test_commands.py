@@ -13,7 +13,18 @@ import pytest
 from omegaconf import OmegaConf
 
 import tasks.commands
-from tasks.commands import CONFIGS, CommandError, OptionError, RunDir, compose, factory, integer, main, plain
+from tasks.commands import (
+    CONFIGS,
+    CommandError,
+    OptionError,
+    RunDir,
+    compose,
+    factory,
+    integer,
+    main,
+    plain,
+    task_words,
+)
 from tasks.files import atomic_path, write_json
 from tasks.shipped import weights_folder
 
@@ -28,6 +39,13 @@ def test_compose_fills_in_and_overrides():
     cfg = compose("collect", ["episodes=3", "task.cubes=[red,green]", "env.image_size=32"])
     assert (cfg.episodes, cfg.env.image_size, cfg.path) == (3, 32, "data/cube_return")
     assert hydra.utils.instantiate(cfg.task).vocabulary.objects == ("red cube", "green cube")
+
+
+@pytest.mark.parametrize(
+    "words", ["task=cube_return", "task=path_retrace_turn", "task=rlbench task.name=close_jar"]
+)
+def test_a_task_is_named_as_a_command_takes_it(words):
+    assert task_words(compose("run", words.split())) == words
 
 
 @pytest.mark.parametrize("option", names("task"))

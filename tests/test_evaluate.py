@@ -10,11 +10,13 @@ import torch
 from tiny import frames, make_dataset, make_memory, make_model, make_text
 
 from benchmarks import fast_learning, where_in_theta
-from planner.evaluate import BASELINES, MODEL_ROWS, row_weights, rows_at_hand
-from planner.results import NAMES, write_results
-from tasks.commands import CommandError, compose
+from planner.aggregates import aggregate, executed, mean_of
+from planner.evaluate import BASELINES, MODEL_ROWS, check_weights, row_weights, rows_at_hand
+from planner.results import NAMES, paired_table, trainings_line, write_results
+from tasks.commands import ROOT, CommandError, OptionError, compose
+from tasks.files import write_json
 from world_model.memory.shuffled import Shuffled
-from world_model.model import WorldModel
+from world_model.model import WorldModel, fingerprint
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +38,89 @@ def test_every_row_has_a_name_and_a_memory():
 def test_a_row_runs_on_its_own_weights(tmp_path):
     (tmp_path / "mine" / "unet").mkdir(parents=True)
     cfg = compose("evaluate", [f"loop_weights.context={tmp_path}/mine"])
-    assert row_weights(MODEL_ROWS["context"], cfg, "cube_return") == f"{tmp_path}/mine"
-    assert row_weights(MODEL_ROWS["no_memory"], cfg, "cube_return").endswith(
-        "weights/cube_return/world_model"
-    )
+    assert row_weights(MODEL_ROWS["context"], cfg, "cube_return") == [f"{tmp_path}/mine"]
+    (base,) = row_weights(MODEL_ROWS["no_memory"], cfg, "cube_return")
+    assert base.endswith("weights/cube_return/world_model")
     with pytest.raises(CommandError, match="slowfast_loop task=no_such_task memory=anchor"):
         row_weights(MODEL_ROWS["anchor"], cfg, "no_such_task")
+
+
+def test_a_row_of_several_trainings_runs_on_each_and_its_controls_on_the_first(tmp_path):
+    folders = [str(tmp_path / name) for name in "abc"]
+    for folder in folders:
+        (tmp_path / folder / "unet").mkdir(parents=True)
+    cfg = compose("evaluate", [f"loop_weights.temp_lora=[{','.join(folders)}]"])
+    assert row_weights(MODEL_ROWS["full"], cfg, "cube_return") == folders
+    assert row_weights(MODEL_ROWS["shuffled"], cfg, "cube_return") == folders[:1]
+    cfg = compose("evaluate", [f"loop_weights.temp_lora=[{folders[0]},{folders[0]}]"])
+    with pytest.raises(OptionError, match="expected the folders of different trainings"):
+        rows_at_hand(cfg)
+
+
+def test_a_finished_row_is_made_again_for_further_trainings_and_refused_for_others(tmp_path):
+    reader = ROOT / "weights" / "cube_return" / "inverse_dynamics"
+    folders = [tmp_path / name for name in "abc"]
+    for folder in folders:
+        (folder / "unet").mkdir(parents=True)
+        (folder / "unet" / "of.safetensors").write_text(folder.name)
+    used = [f"{folder.name} ({fingerprint(folder)})" for folder in folders]
+    finished = tmp_path / "finished" / "full.json"
+    row = {"parts": {"inverse dynamics": f"i ({fingerprint(reader)})"}, "trainings": used[:2]}
+    write_json(finished, row)
+    cfg = compose("evaluate", [f"loop_weights.temp_lora=[{folders[0]},{folders[1]}]"])
+    check_weights("full", cfg, tmp_path)
+    assert finished.is_file()
+    others = compose("evaluate", [f"loop_weights.temp_lora=[{folders[0]},{folders[2]}]"])
+    with pytest.raises(CommandError, match=r"ran with the weights a .*, b .*; delete it and .*rows/full"):
+        check_weights("full", others, tmp_path)
+    further = compose("evaluate", [f"loop_weights.temp_lora=[{','.join(map(str, folders))}]"])
+    check_weights("full", further, tmp_path)
+    assert not finished.exists()
+
+
+def test_figures_of_several_trainings_cover_them():
+    def episode(training, seed, distance):
+        return {
+            "seed": seed, "training": training, "executed_distance": distance, "imagined_distance": None, "plan": [1],
+            "displaced": {"cube": True}, "distances": {"cube": distance}, "success": distance < 0.1,
+            "imagined_lost": {}, "seconds": {}, "effect": [],
+        }  # fmt: skip
+
+    rows = [episode(t, s, 0.2 * t + 0.001 * s) for t in range(3) for s in range(20)]
+    apart, together = (
+        aggregate(rows),
+        aggregate([{**r, "training": 0, "seed": i} for i, r in enumerate(rows)]),
+    )
+    assert apart["executed"]["mean"] == pytest.approx(together["executed"]["mean"])
+    for figure in ("executed", "success"):
+        width, pooled = (f[figure]["high"] - f[figure]["low"] for f in (apart, together))
+        assert width > 1.5 * pooled
+    assert apart["executed"]["n"] == 60 and apart["by_chunks"]["1"]["executed"] == apart["executed"]
+
+
+def test_the_page_pairs_rows_of_several_trainings_and_measures_beyond_the_oracle():
+    def row(trainings, distance, seeds=(1, 2, 3)):
+        episodes = [
+            {"seed": s, "training": t, "executed_distance": distance} for t in range(trainings) for s in seeds
+        ]
+        return {
+            "episodes": episodes,
+            "executed": mean_of(episodes, executed),
+            "trainings": ["w (1)"] * trainings,
+        }
+
+    rows = {
+        "full": row(3, 0.2),
+        "oracle": row(1, 0.1),
+        "no_memory": row(1, 0.8, (2, 3)),
+        "equal_steps": row(2, 0.7),
+    }
+    table = paired_table({"rows": rows, "unit": "m"})
+    assert "no memory, base | +0.600 [+0.600, +0.600] | 4.00 [4.00, 4.00] | 7.00 [7.00, 7.00] | 2 |" in table
+    assert "| 0.50 [0.50, 0.50] | – | 3 |" in table
+    assert table.endswith(f"the better of the base and its equal steps: {NAMES['equal_steps']}.\n")
+    line = trainings_line({"rows": rows})
+    assert line.startswith("training seeds: ") and f"{NAMES['full']} 3, the other rows 1" in line
 
 
 def test_shuffled_reads_the_next_episodes_theta_and_learns_its_own(text):

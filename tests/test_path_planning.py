@@ -15,6 +15,7 @@ from tiny import frames, make_memory, make_model, make_text
 from envs.doom import DoomEnv
 from envs.tabletop import TabletopEnv
 from inverse_dynamics.model import InverseDynamics, InverseDynamicsConfig
+from planner.aggregates import aggregate
 from planner.baselines import do_nothing, has_row, random_walk, rows_of, true_frames
 from planner.decomposer.scripted import ScriptedDecomposer
 from planner.expert_episode import expert_episode
@@ -29,7 +30,7 @@ from planner.instruments import (
 from planner.locate import CubeLocator
 from planner.locate_path import PathLocator
 from planner.loop import PlanResult, Running, SeedLostError, explore, reset, run_episodes
-from planner.records import aggregate, load_result, save_result, summary_row
+from planner.records import load_result, save_result, summary_row
 from planner.report import Interval, Summary, write_report
 from planner.run import closing_lines, report_of
 from tasks import Episode, Segment

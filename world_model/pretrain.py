@@ -24,7 +24,7 @@ from diffusers import DPMSolverMultistepScheduler, UNet3DConditionModel
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from tasks.commands import OptionError, RunDir, integer, main
+from tasks.commands import OptionError, RunDir, integer, main, task_words
 from tasks.files import read_json, write_json
 from tasks.provenance import record_origin
 from world_model.autoencoder import FrameAutoencoder
@@ -271,7 +271,7 @@ def run(cfg: DictConfig) -> None:
             record_origin(run_dir.path, "world_model.pretrain", name, count)
         folder = pretrain(cfg, run_dir, accelerator, opened(cfg, accelerator))
     accelerator.print(json.dumps(read_json(folder / "metrics.json")))
-    accelerator.print(f"{folder}\nplan with it: python -m planner.run task={cfg.task.name} weights={folder}")
+    accelerator.print(f"{folder}\nplan with it: python -m planner.run {task_words(cfg)} weights={folder}")
     accelerator.end_training()
 
 

@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from tasks import Task
-from tasks.commands import OptionError, RunDir, integer, main
+from tasks.commands import OptionError, RunDir, integer, main, task_words
 from tasks.files import read_json, write_json
 from tasks.provenance import record_origin
 from tasks.shipped import weights_folder
@@ -204,7 +204,7 @@ def run(cfg: DictConfig) -> None:
     accelerator.print(json.dumps(read_json(folder / "metrics.json")))
     memory = hydra.utils.instantiate(cfg.memory).name
     accelerator.print(
-        f"{folder}\nplan with it: python -m planner.run task={cfg.task.name} memory={memory} weights={folder}"
+        f"{folder}\nplan with it: python -m planner.run {task_words(cfg)} memory={memory} weights={folder}"
     )
     accelerator.end_training()
 
