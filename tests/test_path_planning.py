@@ -17,7 +17,7 @@ from envs.tabletop import TabletopEnv
 from inverse_dynamics.model import InverseDynamics, InverseDynamicsConfig
 from planner.baselines import do_nothing, has_row, random_walk, rows_of, true_frames
 from planner.decomposer.scripted import ScriptedDecomposer
-from planner.expert_episode import expert_episode
+from planner.expert_episode import Experts, expert_episode
 from planner.frechet_column import FrechetColumn
 from planner.instruments import (
     imagined_reading_error,
@@ -271,7 +271,7 @@ def test_the_frechet_column_compares_what_was_imagined(envs):
         layout, nothing = TASK.layout(seed), np.empty((0, 1, 3))
         episode, score = expert_episode(env, layout), do_nothing(TASK, layout)
         rows.append(PlanResult(layout, layout.plan, episode.frames, episode, nothing, score, score))
-    column = FrechetColumn(env, seeds, Brightness(), None, resamples=5)
+    column = FrechetColumn(Experts(env, seeds), Brightness(), None, resamples=5)
     same = column(rows)
     assert (
         set(same) == {"frames", "steps"} and same["steps"]["metric"] == "Fréchet distance, brightness steps"
