@@ -199,10 +199,12 @@ def table_row(
     return model_row(name, cfg, seeds, run_dir)
 
 
-def results_of(name: str, seeds: Sequence[int], run_dir: RunDir) -> list[PlanResult]:
-    """The episodes of a finished row."""
-    found = [load_result(run_dir / "rows" / name, s) for s in seeds]
-    return [r for r in found if r is not None]
+def measured(
+    column: Callable[[Sequence[PlanResult]], dict[str, Any]], name: str, experts: Experts, run_dir: RunDir
+) -> dict[str, Any]:
+    """A column's figures of a finished row."""
+    found = [load_result(run_dir / "rows" / name, s) for s in experts.seeds]
+    return column([r for r in found if r is not None])
 
 
 def frechet_of_rows(
@@ -217,10 +219,7 @@ def frechet_of_rows(
     column = FrechetColumn(experts, features, i3d, cfg.resamples)
     options = sha256_of({"features": plain(cfg)["features"], "i3d": cfg.i3d, "resamples": cfg.resamples})
     kept = run_dir / "frechet" / options[:8]
-    return {
-        n: kept_json(kept / f"{n}.json", lambda n=n: column(results_of(n, experts.seeds, run_dir)))
-        for n in names
-    }
+    return {n: kept_json(kept / f"{n}.json", partial(measured, column, n, experts, run_dir)) for n in names}
 
 
 def following_of_rows(
@@ -230,10 +229,7 @@ def following_of_rows(
     column = ActionFollowing(experts, parts.inverse_dynamics, partial(autoencoded, parts.world_model))
     used = [parts.header[part] for part in ("inverse dynamics", "weights")]
     kept = run_dir / "followed" / sha256_of(used)[:8]
-    rows = {
-        n: kept_json(kept / f"{n}.json", lambda n=n: column(results_of(n, experts.seeds, run_dir)))
-        for n in names
-    }
+    rows = {n: kept_json(kept / f"{n}.json", partial(measured, column, n, experts, run_dir)) for n in names}
     return {"": kept_json(kept / "references.json", column.references), **rows}
 
 
@@ -320,7 +316,7 @@ def run(cfg: DictConfig) -> None:
         check_weights(name, cfg, run_dir)
         kept_json(run_dir / "finished" / f"{name}.json", partial(table_row, name, cfg, parts, seeds, run_dir))
     experts = Experts(parts.envs[0], seeds)
-    measured = kept_instruments(cfg, parts, experts, run_dir)
+    errors = kept_instruments(cfg, parts, experts, run_dir)
     found = {n: run_dir / "finished" / f"{n}.json" for n in (*BASELINES, *MODEL_ROWS)}
     table = {n: read_json(p) for n, p in found.items() if p.is_file()}
     done = [n for n in table if (run_dir / "rows" / n).is_dir()]
@@ -335,7 +331,7 @@ def run(cfg: DictConfig) -> None:
         "figure": parts.task.figure,
         "measured": parts.task.measured,
         "provenance": provenance(parts, cfg),
-        "instruments": measured,
+        "instruments": errors,
         "followed": {"means": said(parts.task.action_spec), "references": followed[""]},
         "rows": table,
     }
