@@ -185,7 +185,8 @@ def following_table(result: dict[str, Any]) -> str:
     table = "\n".join(lines)
     return f"""
 Whether imagined videos follow their actions: what inverse dynamics reads off them, against what the expert does in the
-same layout; share of steps ({measured["means"]}). A video that is frozen, or of other actions, follows none:
+same layout; share of steps ({measured["means"]}). A row near the floor shows
+something else than what it was told:
 
 {table}
 """
