@@ -20,6 +20,7 @@ import hydra
 from omegaconf import DictConfig, ListConfig, open_dict
 from tqdm import tqdm
 
+from planner.action_following import ActionFollowing
 from planner.aggregates import aggregate, details_of, executed, mean_of, share_of
 from planner.baselines import (
     constant_guess,
@@ -29,7 +30,7 @@ from planner.baselines import (
     rows_of,
     true_frames,
 )
-from planner.expert_episode import expert_episode, expert_episodes
+from planner.expert_episode import Experts, expert_episode
 from planner.frechet_column import FrechetColumn
 from planner.instruments import (
     autoencoded,
@@ -46,6 +47,7 @@ from planner.run import run_batches
 from tasks import Score
 from tasks.commands import ROOT, CommandError, OptionError, RunDir, integer, main, plain
 from tasks.files import kept_json, read_json, sha256_of, write_json
+from tasks.following import said
 from tasks.provenance import command_line, commit
 from tasks.shipped import finetuned_folder, weights_folder
 from tasks.task import held_out_seeds
@@ -239,35 +241,48 @@ def table_row(
     return model_row(name, cfg, seeds, run_dir)
 
 
+def measured(
+    column: Callable[[Sequence[PlanResult]], dict[str, Any]], name: str, experts: Experts, run_dir: RunDir
+) -> dict[str, Any]:
+    """A column's figures of a finished row, of its first training."""
+    found = [load_result(rows_folder(run_dir, name), s) for s in experts.seeds]
+    return column([r for r in found if r is not None])
+
+
 def frechet_of_rows(
-    names: Sequence[str], cfg: DictConfig, parts: Parts, seeds: Sequence[int], run_dir: RunDir
+    names: Sequence[str], cfg: DictConfig, parts: Parts, experts: Experts, run_dir: RunDir
 ) -> dict[str, dict[str, Any]]:
     """The Fréchet column of the rows with a world model, of the first training each, for as many videos in every row;
     empty for a single episode, which is no set."""
-    if len(seeds) < 2:
+    if len(experts.seeds) < 2:
         return {}
     device = parts.world_model.device
     i3d = None if cfg.i3d is None else I3D(cfg.i3d, device)
-    column = FrechetColumn(
-        parts.envs[0], seeds, hydra.utils.instantiate(cfg.features, device=device), i3d, cfg.resamples
-    )
-
-    def measured(name: str) -> dict[str, Any]:
-        found = [load_result(rows_folder(run_dir, name), s) for s in seeds]
-        return column([r for r in found if r is not None])
-
+    features = hydra.utils.instantiate(cfg.features, device=device)
+    column = FrechetColumn(experts, features, i3d, cfg.resamples)
     options = sha256_of({"features": plain(cfg)["features"], "i3d": cfg.i3d, "resamples": cfg.resamples})
     kept = run_dir / "frechet" / options[:8]
-    return {n: kept_json(kept / f"{n}.json", partial(measured, n)) for n in names}
+    return {n: kept_json(kept / f"{n}.json", partial(measured, column, n, experts, run_dir)) for n in names}
+
+
+def following_of_rows(
+    names: Sequence[str], parts: Parts, experts: Experts, run_dir: RunDir
+) -> dict[str, dict[str, Any]]:
+    """Whether the rows with a world model follow their actions, and under ``""`` what they stand between."""
+    column = ActionFollowing(experts, parts.inverse_dynamics, partial(autoencoded, parts.world_model))
+    used = [parts.header[part] for part in ("inverse dynamics", "weights")]
+    kept = run_dir / "followed" / sha256_of(used)[:8]
+    rows = {n: kept_json(kept / f"{n}.json", partial(measured, column, n, experts, run_dir)) for n in names}
+    return {"": kept_json(kept / "references.json", column.references), **rows}
 
 
 def instruments(
-    parts: Parts, models: Mapping[str, WorldModel], seeds: Sequence[int], chunks: int, batch_size: int
+    parts: Parts, models: Mapping[str, WorldModel], experts: Experts, chunks: int, batch_size: int
 ) -> dict[str, Any]:
     """The instruments' own errors on expert episodes of held-out layouts, true and autoencoded frames; and next chunks
     as each of some world models imagines them without memory."""
-    layouts = [parts.task.layout(seed) for seed in seeds[:50]]
-    shown_by_expert = expert_episodes(parts.envs[0], layouts, "instruments")
+    first = experts.seeds[:50]
+    shown_by_expert = [(layout, e) for layout, e in experts.episodes if layout.seed in first]
     plans, episodes = [layout.plan for layout, _ in shown_by_expert], [e for _, e in shown_by_expert]
     shown = {"true": [e.frames for e in episodes]}
     shown["autoencoded"] = [autoencoded(parts.world_model, f) for f in shown["true"]]
@@ -285,7 +300,7 @@ def instruments(
     return found
 
 
-def kept_instruments(cfg: DictConfig, parts: Parts, seeds: Sequence[int], run_dir: RunDir) -> dict[str, Any]:
+def kept_instruments(cfg: DictConfig, parts: Parts, experts: Experts, run_dir: RunDir) -> dict[str, Any]:
     """:func:`instruments` of the base and of the first weights behind the row ``full``, kept for those weights."""
     models = {"imagined": parts.world_model}
     if at_hand(full := MODEL_ROWS["full"], cfg):
@@ -293,7 +308,7 @@ def kept_instruments(cfg: DictConfig, parts: Parts, seeds: Sequence[int], run_di
         models["imagined after the loop"] = open_world_model(cfg, folder)
     used = [m.version for m in models.values()], parts.header["inverse dynamics"], cfg.chunks
     kept = run_dir / f"instruments-{sha256_of(used)[:8]}.json"
-    return kept_json(kept, lambda: instruments(parts, models, seeds, cfg.chunks, cfg.batch_size))
+    return kept_json(kept, lambda: instruments(parts, models, experts, cfg.chunks, cfg.batch_size))
 
 
 def provenance(parts: Parts, cfg: DictConfig) -> dict[str, Any]:
@@ -343,19 +358,24 @@ def run(cfg: DictConfig) -> None:
             continue
         check_weights(name, cfg, run_dir)
         kept_json(run_dir / "finished" / f"{name}.json", partial(table_row, name, cfg, parts, seeds, run_dir))
-    measured = kept_instruments(cfg, parts, seeds, run_dir)
+    experts = Experts(parts.envs[0], seeds)
+    errors = kept_instruments(cfg, parts, experts, run_dir)
     found = {n: run_dir / "finished" / f"{n}.json" for n in (*BASELINES, *MODEL_ROWS)}
     table = {n: read_json(p) for n, p in found.items() if p.is_file()}
     done = [n for n in table if rows_folder(run_dir, n).is_dir()]
-    for name, distances in frechet_of_rows(done, cfg, parts, seeds, run_dir).items():
+    for name, distances in frechet_of_rows(done, cfg, parts, experts, run_dir).items():
         table[name]["frechet"] = distances
+    followed = following_of_rows(done, parts, experts, run_dir)
+    for name in done:
+        table[name]["followed"] = followed[name]
     result = {
         "task": parts.task.name,
         "unit": parts.task.unit,
         "figure": parts.task.figure,
         "measured": parts.task.measured,
         "provenance": provenance(parts, cfg),
-        "instruments": measured,
+        "instruments": errors,
+        "followed": {"means": said(parts.task.action_spec), "references": followed[""]},
         "rows": table,
     }
     target = ROOT / cfg.results / f"planning_{parts.task.name}.json"

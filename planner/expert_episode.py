@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 from tqdm import tqdm
 
 from envs.base import EpisodeLostError, TaskEnv
 from envs.collect import record
-from tasks import Episode, Layout
+from tasks import Episode, Layout, Subgoal
 
 
 def expert_episode(env: TaskEnv, layout: Layout) -> Episode:
@@ -37,6 +38,29 @@ def expert_episodes(env: TaskEnv, layouts: Sequence[Layout], title: str) -> list
     if not found:
         raise EpisodeLostError(f"none of {len(layouts)} episodes of the expert is left: {reason}")
     return found
+
+
+class Experts:
+    """The expert's episodes of the layouts of a table, acted once, when they are first needed.
+
+    Args:
+        env: the expert acts in it; the task is its own.
+        seeds: of the layouts.
+    """
+
+    def __init__(self, env: TaskEnv, seeds: Sequence[int]):
+        self.env, self.seeds = env, seeds
+
+    @cached_property
+    def episodes(self) -> list[tuple[Layout, Episode]]:
+        """Of each layout in which the expert does not fail. Raises EpisodeLostError: it fails in all."""
+        return expert_episodes(
+            self.env, [self.env.task.layout(s) for s in self.seeds], "the expert's episodes"
+        )
+
+    def begin(self, plan: Sequence[Subgoal]) -> int:
+        """The number of the first frame that is imagined: what is explored before it is the camera's."""
+        return 1 + self.env.task.explored(plan) * self.env.task.chunk_frames
 
 
 def chunk_ends(env: TaskEnv, layout: Layout) -> np.ndarray:

@@ -13,10 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from envs.base import TaskEnv
-from planner.expert_episode import expert_episodes
+from planner.expert_episode import Experts
 from planner.loop import PlanResult
-from tasks import Subgoal
 from world_model.video_metrics.features import I3D, FrameExtractor
 from world_model.video_metrics.frechet import frechet_of_features
 
@@ -26,29 +24,19 @@ class FrechetColumn:
     out on both sides.
 
     Args:
-        env: the expert acts in it; the task is its own.
-        seeds: of the layouts; at least two.
+        experts: the true videos; of two layouts at least.
         features: of frames.
         i3d: for FVD; None leaves it out.
         resamples: of the bootstrap over videos.
     """
 
-    def __init__(
-        self, env: TaskEnv, seeds: Sequence[int], features: FrameExtractor, i3d: I3D | None, resamples: int
-    ):
-        self.env, self.seeds, self.resamples = env, seeds, resamples
+    def __init__(self, experts: Experts, features: FrameExtractor, i3d: I3D | None, resamples: int):
+        self.experts, self.resamples = experts, resamples
         self.features, self.i3d = features, i3d
 
     @cached_property
     def _true(self) -> dict[str, list[np.ndarray]]:
-        videos = []
-        layouts = [self.env.task.layout(seed) for seed in self.seeds]
-        for layout, episode in expert_episodes(self.env, layouts, "true videos"):
-            videos.append(episode.frames[self._begin(layout.plan) :])
-        return self._sets(videos)
-
-    def _begin(self, plan: Sequence[Subgoal]) -> int:
-        return 1 + self.env.task.explored(plan) * self.env.task.chunk_frames
+        return self._sets([e.frames[self.experts.begin(x.plan) :] for x, e in self.experts.episodes])
 
     def _sets(self, videos: Sequence[np.ndarray]) -> dict[str, list[np.ndarray]]:
         frames = [self.features(v) for v in videos]
@@ -60,7 +48,7 @@ class FrechetColumn:
 
     def __call__(self, results: Sequence[PlanResult]) -> dict[str, dict[str, Any]]:
         """Distances of one row's episodes, by kind: over frames, over the steps from frame to frame, FVD."""
-        videos = [r.imagined[self._begin(r.plan) :] for r in results]
+        videos = [r.imagined[self.experts.begin(r.plan) :] for r in results]
         out = {}
         for kind, made in self._sets(videos).items():
             extractor = self.i3d if kind == "fvd" and self.i3d is not None else self.features

@@ -192,6 +192,48 @@ within this table only.
 """
 
 
+REFERENCES = {  # of what the videos of a row stand between
+    "true": "ceiling: the simulator's own frames",
+    "autoencoded": "ceiling: autoencoded",
+    "another_layout": "floor: another layout's",
+    "frozen": "frozen: the first frame throughout",
+    "shuffled": "shuffled: the true frames in random order",
+    "cut_injected": "two hard cuts in the true frames",
+}
+FOLLOWED = {
+    "followed": ("actions followed", ".0%"),
+    "told": ("where the caption tells", ".0%"),
+    "returns": ("on the way back", ".0%"),
+    "position_mm": ("position, mm off", ".1f"),
+    "gripper": ("gripper as commanded", ".0%"),
+}
+
+
+def following_table(result: dict[str, Any]) -> str:
+    """Whether the imagined videos follow their actions, beside ceiling, floor and what must not pass; empty in results
+    older than that."""
+    if not (measured := result.get("followed")):
+        return ""
+    rows = {NAMES[n]: r["followed"] for n in NAMES if (r := result["rows"].get(n, {})).get("followed")}
+    lines_of = {REFERENCES[n]: figures for n, figures in measured["references"].items()} | rows
+    columns = [c for c in FOLLOWED if any(c in figures for figures in lines_of.values())]
+    lines = [
+        "| video | " + " | ".join(FOLLOWED[c][0] for c in columns) + " | videos |",
+        "|---" * (len(columns) + 2) + "|",
+    ]
+    for name, figures in lines_of.items():
+        cells = [interval(figures.get(c), form=FOLLOWED[c][1]) for c in columns]
+        lines.append(f"| {name} | {' | '.join(cells)} | {figures['followed']['n']} |")
+    table = "\n".join(lines)
+    return f"""
+Whether imagined videos follow their actions: what inverse dynamics reads off them, against what the expert does in the
+same layout; share of steps ({measured["means"]}). A row near the floor shows
+something else than what it was told:
+
+{table}
+"""
+
+
 def lengths_table(result: dict[str, Any]) -> str:
     """Each row's figures apart for short and long episodes."""
     unit, figure = result["unit"], _figure(result)
@@ -269,7 +311,7 @@ the first and after the last chunk.
 {planning_table(result)}
 {left_out_line(result)}
 {paired_table(result)}
-{frechet_table(result)}
+{frechet_table(result)}{following_table(result)}
 By length of plan, in chunks:
 
 {lengths_table(result)}

@@ -221,11 +221,13 @@ def test_the_corruption_is_made_of_its_yaml():
     assert made.shape == frames.shape and made.dtype == np.uint8 and (made != frames).any()
 
 
-def test_who_records_is_named_by_its_yaml():
+def test_who_records_and_who_reads_is_named_by_its_yaml():
     from tasks.commands import compose
 
     cfg = compose("evaluate_video")
     assert hydra.utils.instantiate(cfg.record).func is hydra.utils.get_object(cfg.record._target_)
+    reader = hydra.utils.instantiate(cfg.reader)(ROOT / "weights/cube_return/inverse_dynamics", "cpu")
+    assert reader.actions(np.zeros((1, 2, 64, 64, 3), np.uint8)).shape == (1, 1, len(reader.spec))
 
 
 def test_every_yaml_belongs_to_a_command():

@@ -166,6 +166,20 @@ def test_the_page_shows_each_row_and_the_effect_of_theta(tmp_path):
     assert "12.5% → 25.0%" in page and "0.100 [0.050, 0.200]" in page
     assert "slow-fast loop** | 8 | 0.100 [0.050, 0.200]" in page
     assert "Left out of a row" not in page
+    assert "follow their actions" not in page
+    floor = {"followed": {"mean": 0.0625, "low": 0.0, "high": 0.125, "n": 3}}
+    result["followed"] = {"means": "as told", "references": {"true": {"followed": mean}, "frozen": floor}}
+    result["rows"]["full"]["followed"] = {
+        "followed": mean,
+        "returns": share | {"mean": 0.5},
+        "position_mm": mean,
+    }
+    (tmp_path / "planning_cube_return.json").write_text(json.dumps(result))
+    page = write_results(tmp_path, tmp_path / "page.md").read_text()
+    assert "share of steps (as told)" in page
+    assert "| video | actions followed | on the way back | position, mm off | videos |" in page
+    assert "| frozen: the first frame throughout | 6% [0%, 12%] | – | – | 3 |" in page
+    assert "slow-fast loop** | 10% [5%, 20%] | 50% [20%, 80%] | 0.1 [0.1, 0.2] | 3 |" in page
     result["rows"]["full"] |= {"left_out": {"7": "SimulatorLostError: gone", "9": "the expert failed"}}
     (tmp_path / "planning_cube_return.json").write_text(json.dumps(result))
     shorter = write_results(tmp_path, tmp_path / "page.md").read_text()

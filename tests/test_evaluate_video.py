@@ -12,9 +12,11 @@ from omegaconf import DictConfig
 from tiny import SIDE, make_dataset, make_model, make_text
 from torch import device
 
+from inverse_dynamics.model import InverseDynamics, InverseDynamicsConfig
 from planner.results import write_results
 from tasks import Episode, Layout, Segment
 from tasks.commands import CommandError, OptionError, compose
+from tasks.cube_return import CubeReturn
 from world_model import evaluate
 from world_model.video_metrics.revisit import out_and_back
 from world_model.video_tables.adversaries import (
@@ -29,7 +31,7 @@ from world_model.video_tables.choice import CHOSEN, FIXED, SETS, by_set, choose,
 from world_model.video_tables.clips import Clip, Clips, clip_of
 from world_model.video_tables.imagine import batches
 from world_model.video_tables.judge import Judge, summary
-from world_model.video_tables.metrics import METRICS
+from world_model.video_tables.metrics import FOLLOWING, METRICS
 from world_model.video_tables.page import interval
 from world_model.video_tables.rows import ADAM, TABLES, VARIANTS, Halfway, composed, rows_of, similar
 
@@ -291,7 +293,9 @@ def test_batches_are_of_one_length():
 def weights(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("weights")
     settings = {"chunk_frames": CHUNK, "context_frames": 8, "sampling_steps": 1, "guidance": (1, 1)}
-    make_model(make_text(), **settings).save_pretrained(folder)
+    make_model(make_text(), **settings).save_pretrained(folder / "world_model")
+    config = InverseDynamicsConfig(CubeReturn().action_spec, (SIDE, SIDE), (8, 8, 8), keypoints=4, hidden=16)
+    InverseDynamics(config).save_pretrained(folder / "inverse_dynamics")
     return folder
 
 
@@ -299,7 +303,8 @@ def options(weights: Path, run_dir: Path, *more: str) -> DictConfig:
     return compose(
         "evaluate_video",
         [
-            f"weights={weights}", f"run_dir={run_dir}", "clips=3", "frames=16", "batch_size=2", "resamples=3",
+            f"weights={weights}", f"inverse_dynamics={weights}", f"run_dir={run_dir}",
+            "clips=3", "frames=16", "batch_size=2", "resamples=3",
             "env._target_=test_evaluate_video.Stage", f"env.image_size={SIDE}",
             "record._target_=test_evaluate_video.perform",
             "features._target_=test_evaluate_video.Patches", "~features.layer",
@@ -318,10 +323,7 @@ def test_a_table_from_the_command(weights, tmp_path, capsys):
     result, page = json.loads((folder / "result.json").read_text()), (folder / "table.md").read_text()
     assert page in said and set(result["parts"]) == {"next_chunk", "long"}
     for part in result["parts"].values():
-        references = {*REFERENCES, *ADVERSARIES} - (
-            {"truth"} if part is result["parts"]["next_chunk"] else set()
-        )
-        assert set(part["rows"]) == {*references, "no_memory", "temp_lora_no_loop"}
+        assert set(part["rows"]) == {*REFERENCES, *ADVERSARIES, "no_memory", "temp_lora_no_loop"}
         for row in part["rows"].values():
             line = next(x for x in page.splitlines() if row["label"] in x and x.startswith("| "))
             assert line
@@ -332,6 +334,12 @@ def test_a_table_from_the_command(weights, tmp_path, capsys):
             assert all(again[k] == v for k, v in row["figures"].items() if "frechet" not in k)
     assert result["parts"]["long"]["rows"]["temp_lora_no_loop"]["effect"]
     assert "scuts" not in result["parts"]["next_chunk"]["rows"]["no_memory"]["figures"]
+    for part in result["parts"].values():
+        read = [set(FOLLOWING) <= set(row["figures"]) for row in part["rows"].values()]
+        assert read and all(read)
+    assert (
+        "within 20 mm" in result["instruments"]["Actions followed"] and "Actions followed: the share" in page
+    )
     assert len(result["left_out"]) >= 3 and "SRC: not applicable" in page
     assert result["provenance"]["seeds"] == [1_000_000, 1_000_001, 1_000_002]
     assert {f"{p}{x}.png" for p in ("next_chunk", "long") for x in ("", "_over_time", "_frames")} == {
@@ -378,7 +386,7 @@ def resumed(weights: Path, run_dir: Path, rows: str) -> None:
 )
 def test_the_ablations_run(weights, tmp_path, table, more):
     data = make_dataset(tmp_path / "data", (2, 3, 2, 2))
-    given = [f"data={data}", "frames=null", "clips=2", f"table={table}", *more]
+    given = [f"data={data}", "frames=null", "clips=2", f"table={table}", "inverse_dynamics=null", *more]
     evaluate.run(options(weights, tmp_path / "run", *given))
     result = json.loads((tmp_path / f"run/table_{table}/result.json").read_text())
     page = (tmp_path / f"run/table_{table}/table.md").read_text()
@@ -389,6 +397,7 @@ def test_the_ablations_run(weights, tmp_path, table, more):
     made = {n for p in result["parts"].values() for n, r in p["rows"].items() if r["kind"] == "model"}
     assert made == set(rows_of(compose("evaluate_video", [f"table={table}", *more])))
     assert any("wrong_action" in line for line in result["left_out"])
+    assert any("Actions followed: the videos have actions of [2] numbers" in x for x in result["left_out"])
     if table == 6:
         cell = result["parts"]["long"]["rows"]["temp_lora_no_loop-lr_0.001-rank_2"]
         assert cell["rank"] == {"rank": 2, "full": [8, 32]} and set(cell["by_chunks"]) == {"2", "3"}
@@ -406,6 +415,7 @@ def test_the_ablations_run(weights, tmp_path, table, more):
         ("steps=[0]", "steps=[0]: expected numbers above 0"),
         ("ranks=[]", "ranks=[]: expected numbers above 0"),
         ("weights=no/such", "no/such is missing"),
+        ("inverse_dynamics=no/such", "no/such is missing"),
         ("i3d=no/such/file.pt", "no/such/file.pt: no such file"),
         ("lpips.net=vgg19", "net=vgg19: expected alex, vgg, squeeze"),
         ("lpips.backbone=no/such.pth", "LPIPS needs"),

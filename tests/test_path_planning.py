@@ -15,10 +15,11 @@ from tiny import frames, make_memory, make_model, make_text
 from envs.doom import DoomEnv
 from envs.tabletop import TabletopEnv
 from inverse_dynamics.model import InverseDynamics, InverseDynamicsConfig
+from planner.action_following import ActionFollowing
 from planner.aggregates import aggregate
 from planner.baselines import do_nothing, has_row, random_walk, rows_of, true_frames
 from planner.decomposer.scripted import ScriptedDecomposer
-from planner.expert_episode import expert_episode
+from planner.expert_episode import Experts, expert_episode
 from planner.frechet_column import FrechetColumn
 from planner.instruments import (
     imagined_reading_error,
@@ -272,7 +273,7 @@ def test_the_frechet_column_compares_what_was_imagined(envs):
         layout, nothing = TASK.layout(seed), np.empty((0, 1, 3))
         episode, score = expert_episode(env, layout), do_nothing(TASK, layout)
         rows.append(PlanResult(layout, layout.plan, episode.frames, episode, nothing, score, score))
-    column = FrechetColumn(env, seeds, Brightness(), None, resamples=5)
+    column = FrechetColumn(Experts(env, seeds), Brightness(), None, resamples=5)
     same = column(rows)
     assert (
         set(same) == {"frames", "steps"} and same["steps"]["metric"] == "Fréchet distance, brightness steps"
@@ -286,6 +287,28 @@ def test_the_frechet_column_compares_what_was_imagined(envs):
     assert column(explored) == same
     darker = [replace(r, imagined=r.imagined // 2) for r in rows]
     assert column(darker)["frames"]["value"] > 1000
+
+
+def test_only_what_is_imagined_has_to_follow(envs):
+    experts = Experts(envs[0], [1_000_000, 1_000_001])
+    nothing = np.empty((0, 1, 3))
+    column = ActionFollowing(experts, reader_of(back=1.0), lambda shown: shown)
+    rows, walks = [], []
+    for layout, episode in experts.episodes:
+        done, out = episode.actions.copy(), TASK.explored(layout.plan) * TASK.chunk_frames
+        walks.append(np.mean([motion.walk != 0 for motion in TASK.motions(layout.plan)[out // 4 :]]))
+        done[:out] = 0  # what the explorer did counts nowhere
+        score = do_nothing(TASK, layout)
+        rows.append(
+            PlanResult(
+                layout, layout.plan, episode.frames, replace(episode, actions=done), nothing, score, score
+            )
+        )
+    found = column(rows)
+    assert found["followed"] == found["returns"] and set(found) == {"followed", "returns"}
+    assert found["followed"]["mean"] == 1 and found["followed"]["n"] == 2
+    true = column.references()["true"]["followed"]
+    assert true["mean"] == pytest.approx(np.mean(walks))  # a reader that always says back
 
 
 def test_the_next_chunk_is_measured_in_blocks(envs, text):

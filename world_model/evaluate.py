@@ -23,7 +23,9 @@ from omegaconf import DictConfig
 from tasks import Task
 from tasks.commands import ROOT, CommandError, OptionError, RunDir, integer, main
 from tasks.files import kept_json, write_json, write_text
+from tasks.following import said
 from tasks.provenance import command_line, commit, processor
+from tasks.shipped import weights_folder
 from world_model.data.footage import inlined
 from world_model.device import pick_device
 from world_model.model import WorldModel, fingerprint
@@ -33,6 +35,7 @@ from world_model.video_tables.adversaries import ADVERSARIES, REFERENCES, Autoen
 from world_model.video_tables.choice import by_set, chosen_rows
 from world_model.video_tables.clips import Clips, open_clips
 from world_model.video_tables.costs import costs
+from world_model.video_tables.following import ReadBack
 from world_model.video_tables.imagine import imagine_all, load
 from world_model.video_tables.judge import Judge
 from world_model.video_tables.metrics import FIDELITY
@@ -97,6 +100,22 @@ class Bench:
             self.leave_out(f"LPIPS: {error}")
             return None
 
+    @cached_property
+    def read_back(self) -> ReadBack | None:
+        """The actions off the videos, where a reader is shipped; one that was given must be there."""
+        try:
+            folder = weights_folder(self.cfg.inverse_dynamics, self.task.name, "inverse_dynamics")
+        except CommandError as error:
+            self._cannot_read(str(error))
+            return None
+        reader = hydra.utils.instantiate(self.cfg.reader)(folder, self.device)
+        return ReadBack(reader, f"inverse dynamics {_shown(folder)} ({fingerprint(folder)})")
+
+    def _cannot_read(self, why: str) -> None:
+        if self.cfg.inverse_dynamics is not None:
+            raise CommandError(why)
+        self.leave_out(f"Actions followed: {why}; inverse_dynamics=FOLDER reads them back")
+
     def leave_out(self, line: str) -> None:
         """Say once that something is missing."""
         if line not in self.left_out:
@@ -128,7 +147,11 @@ class Bench:
     @cached_property
     def judge(self) -> Judge:
         """All metrics."""
-        return Judge(self.clips, self.features, self.i3d, self.lpips, self.cfg.cuts, self.cfg.resamples)
+        cfg, read_back = self.cfg, self.read_back
+        if read_back is not None and (why := read_back.misfit(self.clips.truth)):
+            self._cannot_read(why)
+            read_back = None
+        return Judge(self.clips, self.features, self.i3d, self.lpips, cfg.cuts, cfg.resamples, read_back)
 
     @cached_property
     def autoencoded(self) -> Autoencoded:
@@ -166,7 +189,8 @@ def model_row(bench: Bench, name: str, row: Row, part: str, folder: Path) -> dic
     model = open_row(row, cfg, bench.task.chunk_frames, bench.device)
     print(f"row {name}, {part.replace('_', ' ')}", flush=True)
     made = imagine_all(model, row, part, bench.clips.truth, cfg.synonyms, folder, cfg.batch_size)
-    measured = bench.judge.measure({i: m.frames for i, m in enumerate(made)})
+    anew = bench.task.chunk_frames if part == NEXT else None
+    measured = bench.judge.measure({i: m.frames for i, m in enumerate(made)}, chunk_frames=anew)
     effects = [m.effect for m in made if m.effect]
     for record, imagined in zip(measured["clips"], made, strict=True):
         record |= {"seconds": imagined.seconds, "effect": list(imagined.effect)}
@@ -257,6 +281,8 @@ def instruments(bench: Bench) -> dict[str, str]:
         out["FVD"] = (
             f"{bench.i3d.name}, weights {bench.i3d.weights_sha256[:12]}, {bench.judge.shortest} frames a clip"
         )
+    if (read_back := bench.judge.read_back) is not None:
+        out["Actions followed"] = f"{read_back.name}: {said(read_back.reader.spec)}"
     return out
 
 
@@ -300,7 +326,8 @@ def first_videos(bench: Bench, part: str, rows: dict[str, Any]) -> dict[str, np.
 
 def metrics_line(bench: Bench) -> str:
     """Which instruments are there; those that are not are said, too."""
-    found = [bench.features.name, bench.i3d and bench.i3d.name, bench.lpips and bench.lpips.name]
+    parts = (bench.features, bench.i3d, bench.lpips, bench.read_back)
+    found = [part and part.name for part in parts]
     return ", ".join(name for name in found if name)
 
 

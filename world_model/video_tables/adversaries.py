@@ -31,10 +31,10 @@ ADVERSARIES = {
     "wrong_action": "wrong actions: true videos from the same start, autoencoded",
 }
 BARS = {  # the metrics by which an adversary must be worse than videos that are right
-    "frozen": ("fvd", "frechet_steps", "psnr", "ssim", "lpips", "src_contrast"),
-    "shuffled": ("fvd", "frechet_steps", "psnr", "ssim", "lpips", "src_contrast"),
-    "cut_injected": ("fvd", "frechet", "frechet_steps", "psnr", "ssim", "lpips", "scuts"),
-    "wrong_action": ("psnr", "ssim", "lpips"),
+    "frozen": ("fvd", "frechet_steps", "psnr", "ssim", "lpips", "src_contrast", "followed"),
+    "shuffled": ("fvd", "frechet_steps", "psnr", "ssim", "lpips", "src_contrast", "followed"),
+    "cut_injected": ("fvd", "frechet", "frechet_steps", "psnr", "ssim", "lpips", "scuts", "followed"),
+    "wrong_action": ("psnr", "ssim", "lpips", "followed"),
 }
 Videos = dict[int, np.ndarray]
 
@@ -89,7 +89,8 @@ def reference_row(
             videos, at = with_cuts(blurred)
     if not videos:
         return None
-    row = judge.measure(videos, against_truth=name != "truth", visits=name != "other_layouts")
+    anew = chunk_frames if name == "frozen" else None
+    row = judge.measure(videos, name != "truth", name != "other_layouts", anew)
     injected = {"injected": cuts_found(row["clips"], at)} if at else {}
     label, kind = (REFERENCES[name], "reference") if name in REFERENCES else (ADVERSARIES[name], "adversary")
     return {"label": label, "kind": kind, **injected, **row}

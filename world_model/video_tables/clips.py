@@ -35,12 +35,14 @@ class Clip:
         frames: ``(T, H, W, 3)`` uint8; the first is what a model is given.
         captions: one for each chunk of the T - 1 others.
         pairs: ``(P, 2)`` (first, later) frames that show one view, for SRC; None where there are none.
+        actions: ``(T - 1, A)`` float32 that were carried out; None where nobody knows them.
     """
 
     seed: int
     frames: np.ndarray
     captions: tuple[str, ...]
     pairs: np.ndarray | None = None
+    actions: np.ndarray | None = None
 
     @property
     def chunks(self) -> int:
@@ -98,7 +100,8 @@ def clip_of(
     pairs = pairs[(pairs[:, 1] < stop) & (pairs[:, 1] - pairs[:, 0] >= gap)]
     captions = tuple(s.caption for s in episode.segments[:kept])
     places = len(set(pairs[:, 0].tolist()))
-    return Clip(seed, episode.frames[:stop], captions, pairs if places > 1 else None)
+    actions = episode.actions[: stop - 1] if episode.actions.shape[1] else None
+    return Clip(seed, episode.frames[:stop], captions, pairs if places > 1 else None, actions)
 
 
 def long_enough(chunks: int, chunk_frames: int, frames: int | None) -> bool:

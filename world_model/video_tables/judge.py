@@ -14,6 +14,8 @@ from world_model.video_metrics.frechet import frechet_of_features
 from world_model.video_metrics.pixels import Lpips, psnr, ssim
 from world_model.video_metrics.revisit import visit_cosines
 from world_model.video_tables.clips import Clips
+from world_model.video_tables.following import ReadBack
+from world_model.video_tables.metrics import FOLLOWING
 
 EQUAL = 60.0  # dB that a frame counts at most: one equal to the truth would be infinite
 Figure = dict[str, Any]
@@ -29,6 +31,7 @@ class Judge:
         lpips: None leaves it out.
         cuts: options of :func:`scene_cuts`.
         resamples: of the Fréchet distances' bootstrap.
+        read_back: the actions off the videos; None leaves that out.
 
     Attributes:
         detector: PySceneDetect's version and settings.
@@ -42,7 +45,9 @@ class Judge:
         lpips: Lpips | None = None,
         cuts: Mapping[str, Any] | None = None,
         resamples: int = 200,
+        read_back: ReadBack | None = None,
     ):
+        self.read_back = read_back
         self.clips, self.features, self.i3d, self.lpips = clips, features, i3d, lpips
         self.cuts, self.resamples = dict(cuts or {}), resamples
         self.detector = scene_cuts([clips.truth[0].frames], **self.cuts).detector
@@ -70,7 +75,11 @@ class Judge:
         return [x[None] for x in self.i3d(np.stack([v[: self.shortest] for v in videos]))]
 
     def measure(
-        self, videos: Mapping[int, np.ndarray], against_truth: bool = True, visits: bool = True
+        self,
+        videos: Mapping[int, np.ndarray],
+        against_truth: bool = True,
+        visits: bool = True,
+        chunk_frames: int | None = None,
     ) -> dict[str, Any]:
         """All figures of a set of videos.
 
@@ -78,6 +87,7 @@ class Judge:
             videos: by number of a clip ``(T - 1, H, W, 3)`` uint8, without the frame that was given.
             against_truth: also what compares them with the truth: PSNR, SSIM, LPIPS, Fréchet distances.
             visits: also SRC, where the clips have pairs.
+            chunk_frames: the videos are next chunks of so many frames, each from the true frames before it.
 
         Returns:
             ``figures`` over all clips, ``by_chunks`` apart for each length, ``psnr_by_frame`` (mean over
@@ -110,6 +120,9 @@ class Judge:
                 if clip.pairs is not None and true is not None:
                     src, unrelated = visit_cosines(seen, clip.pairs)
                     record |= {"src": src, "unrelated": unrelated, "ceiling": true[0], "floor": true[1]}
+        if self.read_back is not None:
+            for record, i, clip in zip(records, numbers, truth, strict=True):
+                record |= self.read_back.figures(clip, videos[i], chunk_frames)
         figures = summary(records)
         if against_truth and len(numbers) > 1:
             figures = self._frechet([videos[i] for i in numbers], features) | figures
@@ -175,7 +188,7 @@ def summary(records: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
 
     out = {
         name: figure(mean_interval(column(name)))
-        for name in ("psnr", "ssim", "lpips", "src", "revisit_psnr", "revisit_lpips")
+        for name in ("psnr", "ssim", "lpips", "src", "revisit_psnr", "revisit_lpips", *FOLLOWING)
         if column(name)
     }
     cuts = [1000.0 * len(r["cuts"]) for r in records]

@@ -27,6 +27,10 @@ METRICS = {
     "src_contrast": Metric("SRC contrast", 1, ".3f"),
     "revisit_psnr": Metric("PSNR of revisits, dB", 1, ".2f"),
     "revisit_lpips": Metric("LPIPS of revisits", -1, ".3f"),
+    "followed": Metric("Actions followed", 1, ".0%"),
+    "position_mm": Metric("Position read back, mm off", -1, ".1f"),
+    "gripper": Metric("Gripper read back", 1, ".0%"),
 }
 FRECHET = ("fvd", "frechet", "frechet_steps")
-FIDELITY = (*FRECHET, "psnr", "ssim", "lpips")  # what next chunks are measured by
+FOLLOWING = ("followed", "position_mm", "gripper")
+FIDELITY = (*FRECHET, "psnr", "ssim", "lpips", *FOLLOWING)  # what next chunks are measured by

@@ -20,6 +20,11 @@ none and its SRC is 100: SRC contrast, (SRC − the same video's unrelated place
 truth and 0 for a frozen video. A video that walks another path can be as consistent as the truth, so SRC says \
 nothing of whether actions are followed."""
 
+FOLLOWED_NOTE = """\
+Actions followed: the share of a video's steps whose action, read off its frames, is the one that was carried out in \
+the true video. The truth's is the ceiling, the other true videos' the floor: a row near the floor shows something \
+else than what it was told, however consistent."""
+
 SETS_NOTE = """\
 Three sets of equal size, by complexity: the number of actions, then how much there is in the first picture (bits a \
 pixel, as PNG packs it). The last two rows are made of the cells' clips: rank and rate chosen by what is known of a \
@@ -152,7 +157,9 @@ def section(result: Mapping[str, Any]) -> str:
     if result.get("costs"):
         texts.append(costs_table(result["costs"]))
     if result["parts"]:
-        texts += [NOTES, "; ".join(f"{k}: {v}" for k, v in result["instruments"].items()) + "."]
+        rows = [row for part in result["parts"].values() for row in part["rows"].values()]
+        texts += [NOTES, *[FOLLOWED_NOTE] * any("followed" in row["figures"] for row in rows)]
+        texts += ["; ".join(f"{k}: {v}" for k, v in result["instruments"].items()) + "."]
     if result["left_out"]:
         texts.append("Left out:\n\n" + "\n".join(f"- {line}" for line in result["left_out"]))
     return "\n\n".join(texts) + "\n"
