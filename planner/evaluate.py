@@ -154,12 +154,18 @@ def model_row(name: str, cfg: DictConfig, seeds: Sequence[int], run_dir: RunDir)
 
 
 def at_hand(row: ModelRow, cfg: DictConfig) -> bool:
-    """Whether a row's weights are given or shipped; the shipped loop's only beside the base that it began with."""
+    """Whether a row's weights are given or shipped; the shipped loop's only beside the base that it began with.
+
+    Raises:
+        CommandError: given ones can't be had.
+    """
     if row.loop and cfg.weights and not cfg.loop_weights.get(row.loop):
         return False
     try:
         return bool(row_weights(row, cfg, cfg.task.name))
     except CommandError:
+        if cfg.loop_weights.get(row.loop) if row.loop else cfg.weights:
+            raise
         return False
 
 

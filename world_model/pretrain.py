@@ -26,13 +26,14 @@ from torch import Tensor
 
 from tasks.commands import OptionError, RunDir, integer, main
 from tasks.files import read_json, write_json
+from tasks.hub import located
 from tasks.provenance import record_origin
 from world_model.autoencoder import FrameAutoencoder
 from world_model.chunks import Batch, Focus, LatentEpisodes
 from world_model.data.footage import Footage, inlined, open_data
 from world_model.device import device_name, pick_device, pick_precision
 from world_model.diffusion import Diffusion
-from world_model.model import Settings, WorldModel, local_folder
+from world_model.model import Settings, WorldModel
 from world_model.objective import Objective
 from world_model.text import TextEncoder
 from world_model.train_autoencoder import held_out_split, train_autoencoder
@@ -170,12 +171,13 @@ def published(cfg: DictConfig, accelerator: Accelerator) -> WorldModel | None:
 
     Raises:
         CheckpointError: it can't be opened, or its UNet is not the one that ``model.unet`` describes.
+        HubError: it is neither a folder nor on the Hub.
     """
     name = cfg.model.get("pretrained")
     if not name:
         return None
     with accelerator.main_process_first():
-        folder = local_folder(name)
+        folder = located(name)
     model = WorldModel.from_pretrained(folder, device=accelerator.device)
     for key, value in options_of(cfg.model.unet).items():
         found = model.unet.config[key]

@@ -3,7 +3,7 @@
     python -m world_model.slowfast_loop task=cube_return
     torchrun --nproc-per-node 2 -m world_model.slowfast_loop task=cube_return
 
-Starts from the shipped base or from ``weights=FOLDER``. The same command resumes; the finished model
+Starts from the shipped base or from ``weights=FOLDER`` (or a Hub id). The same command resumes; the finished model
 lies in ``RUN_DIR/model``. ``memory=none`` is the control with equal gradient steps.
 """
 
@@ -147,7 +147,8 @@ def slowfast_loop(cfg: DictConfig, run_dir: RunDir, accelerator: Accelerator) ->
     """Run, or go on with, the loop in ``run_dir``; returns the folder of the finished model."""
     footage = opened(cfg, accelerator)
     task: Task = hydra.utils.instantiate(cfg.task)
-    base = weights_folder(cfg.weights, task.name, "world_model")
+    with accelerator.main_process_first():  # where it is on the Hub, one process fetches it
+        base = weights_folder(cfg.weights, task.name, "world_model")
     memory = hydra.utils.instantiate(cfg.memory)
     model = WorldModel.from_pretrained(base, memory, accelerator.device, untrained_memory=True)
     if cfg.writer == "base" and memory.spec:
