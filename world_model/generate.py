@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from tasks.commands import ROOT, CommandError, OptionError, RunDir, integer, main
+from tasks.commands import CommandError, OptionError, RunDir, integer, main
 from tasks.files import write_text
 from tasks.process import peak_megabytes
 from tasks.shipped import shown, weights_folder

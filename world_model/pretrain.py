@@ -37,8 +37,8 @@ from world_model.model import Settings, WorldModel
 from world_model.objective import Objective
 from world_model.text import TextEncoder
 from world_model.train_autoencoder import held_out_split, train_autoencoder
-from world_model.training import CheckpointError, Learner, Log, generator, train
-from world_model.unet import prepared
+from world_model.training import CheckpointError, Learner, Log, check_launch, generator, train
+from world_model.unet import layer_names, prepared
 
 
 def options_of(cfg: DictConfig) -> dict[str, Any]:
@@ -196,7 +196,8 @@ def train_core(
     """Train the model's UNet, or go on training it, in ``folder``; returns the averaged one."""
     options = cfg.diffusion
     rates = (options.learning_rate, options.warmup, options.ema)
-    learner = Learner(model.unet.to(accelerator.device).train(), folder, options.steps, *rates, accelerator)
+    unet = model.unet.to(accelerator.device).train()
+    learner = Learner(unet, folder, options.steps, *rates, accelerator, layer_names(unet))
     resumed = learner.resume()
     if resumed:
         accelerator.print(f"going on at step {learner.step} of {options.steps}")
@@ -254,6 +255,7 @@ def run(cfg: DictConfig) -> None:
     device = pick_device(cfg.device)
     precision = pick_precision(cfg.precision, device)
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=precision)
+    check_launch(accelerator, shards=True)
     if cfg.diffusion.batch_size % accelerator.num_processes:
         raise OptionError(
             f"diffusion.batch_size={cfg.diffusion.batch_size}: expected a multiple of the "

@@ -41,7 +41,7 @@ from world_model.slowfast import (
     memory_use,
 )
 from world_model.train_autoencoder import held_out_split
-from world_model.training import Learner, Log, train
+from world_model.training import Learner, Log, check_launch, train
 
 
 def share_of(count: int, accelerator: Accelerator) -> slice:
@@ -189,6 +189,7 @@ def check_options(cfg: DictConfig) -> None:
 def run(cfg: DictConfig) -> None:
     device = pick_device(cfg.device)
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=pick_precision(cfg.precision, device))
+    check_launch(accelerator, shards=False)
     check_options(cfg)
     share_of(cfg.batch_size, accelerator)
     cfg.data = inlined(cfg.data)
