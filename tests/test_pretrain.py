@@ -571,10 +571,9 @@ LAUNCHERS = {
     "torchrun": ("torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
     "accelerate": ("accelerate.commands.launch", "--config_file", "docs/accelerate/two_cpus.yaml"),
 }
-FSDP = {
-    "ACCELERATE_USE_FSDP": "true",
-    "FSDP_VERSION": "2",
-}  # as accelerate sets them for docs/accelerate/fsdp.yaml
+FSDP = (
+    "-m", "accelerate.commands.launch", "--config_file", "docs/accelerate/fsdp.yaml", "--num_processes", "2",
+)  # fmt: skip
 
 
 @pytest.mark.slow
@@ -606,7 +605,7 @@ def test_accelerate_reads_its_files(file):
 def test_two_sharded_processes_train_what_one_does(finished, data, tmp_path):
     """The whole command with FSDP: checkpoint, average and finished model are those of one process."""
     options = (f"data={data}", f"run_dir={tmp_path / 'two'}", *TINY, "diffusion.steps=4")
-    code, out, err = launched("-m", *LAUNCHERS["torchrun"], "-m", "world_model.pretrain", *options, **FSDP)
+    code, out, err = launched(*FSDP, "-m", "world_model.pretrain", *options)
     assert code == 0, err[-2000:]
     assert out.count("plan with it") == 1
     for file in (LAST, "model/unet/diffusion_pytorch_model.safetensors"):
@@ -625,7 +624,7 @@ def test_a_checkpoint_goes_on_with_and_without_fsdp(tmp_path, precision):
     go_on(whole, STEPS)
     go_on(learner_in(mixed, straight), 2)
     script = (str(ROOT / "tests/sharded_learner.py"), str(mixed), "4", precision)
-    code, _, err = launched("-m", *LAUNCHERS["torchrun"], *script, PYTHONPATH=str(ROOT), **FSDP)
+    code, _, err = launched(*FSDP, *script, PYTHONPATH=str(ROOT))
     assert code == 0, err[-2000:]
     last = learner_in(mixed, straight)
     assert last.resume() and last.step == 4

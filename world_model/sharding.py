@@ -34,7 +34,9 @@ def shard(network: nn.Module, units: Iterable[str], accelerator: Accelerator) ->
     Args:
         units: names of the modules that are whole for as long as they compute; what is left is one more unit.
     """
-    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")  # nobody writes into an output
+    warnings.filterwarnings(
+        "ignore", "FSDP2-wrapped module .* returned a view"
+    )  # nobody writes into an output
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     for name in units:
         fully_shard(network.get_submodule(name), mesh=mesh)

@@ -45,7 +45,7 @@ def prepared(unet: UNet3DConditionModel) -> UNet3DConditionModel:
 def layer_names(unet: UNet3DConditionModel) -> list[str]:
     """Names of the layers that a UNet's blocks run one after the other, and of ``transformer_in``."""
     kinds = ("resnets", "temp_convs", "attentions", "temp_attentions")
-    listed = [name for name, module in unet.named_modules() if name.rpartition(".")[2] in kinds and module]
+    listed = [name for name, module in unet.named_modules() if name.rpartition(".")[2] in kinds]
     return [
         "transformer_in",
         *(f"{name}.{i}" for name in listed for i in range(len(unet.get_submodule(name)))),
