@@ -68,7 +68,7 @@ def parted(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, 
 
 
 def part_like(value: Tensor, own: Tensor | None) -> Tensor:
-    """This process's part of a whole tensor if ``own`` is one in parts, else the tensor."""
+    """This process's part of a whole tensor, which all must ask for, if ``own`` is one in parts; else the tensor."""
     if not isinstance(own, DTensor) or not value.dim():
         return value
-    return distribute_tensor(value.to(own.device), own.device_mesh, own.placements, src_data_rank=None)
+    return distribute_tensor(value.to(own.device), own.device_mesh, own.placements)
