@@ -189,14 +189,18 @@ def rows_folder(run_dir: RunDir | Path, name: str, training: int = 0) -> Path:
 
 
 def at_hand(row: ModelRow, cfg: DictConfig) -> bool:
-    """Whether a row's weights are given or shipped; the shipped loop's only beside the base that it began with."""
+    """Whether a row's weights are given or shipped; the shipped loop's only beside the base that it began with.
+
+    Raises:
+        CommandError: given ones can't be had.
+    """
     if row.loop and cfg.weights and not cfg.loop_weights.get(row.loop):
         return False
     try:
         return bool(row_weights(row, cfg, cfg.task.name))
-    except OptionError:
-        raise
     except CommandError:
+        if cfg.loop_weights.get(row.loop) if row.loop else cfg.weights:
+            raise
         return False
 
 

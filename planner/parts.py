@@ -13,8 +13,8 @@ from inverse_dynamics.model import InverseDynamics
 from planner.decomposer.base import AS_TOLD, Decomposer
 from planner.locator import Locator
 from tasks import Task
-from tasks.commands import ROOT, CommandError, factory
-from tasks.shipped import weights_folder
+from tasks.commands import CommandError, factory
+from tasks.shipped import shown, weights_folder
 from world_model.device import pick_device
 from world_model.model import WorldModel, fingerprint
 from world_model.sampling import open_world_model
@@ -70,9 +70,9 @@ def assemble(cfg: DictConfig, count: int) -> Parts:
         "task": f"{task.name} ({task.unit})",
         "env": envs[0].name,
         "model": f"{used.name}, {used.sampling_steps} sampling steps, guidance {list(used.guidance)}",
-        "weights": f"{_shown(model_folder)} ({world_model.version})",
+        "weights": f"{shown(model_folder)} ({world_model.version})",
         "memory": memory.name,
-        "inverse dynamics": f"{_shown(reader_folder)} ({fingerprint(reader_folder)})",
+        "inverse dynamics": f"{shown(reader_folder)} ({fingerprint(reader_folder)})",
         "decomposer": decomposer.name if task.as_told(task.instruction) is None else AS_TOLD,
         "device": f"{device}, {cfg.precision}",
     }
@@ -100,7 +100,3 @@ def check_reader(reader: InverseDynamics, folder: Path, env: TaskEnv) -> None:
             f"{folder} reads the actions {', '.join(reader.spec.names)}; task={env.task.name} has "
             f"{', '.join(env.action_spec.names)}; give the weights of this task"
         )
-
-
-def _shown(folder: Path) -> Path:
-    return folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder

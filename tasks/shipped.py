@@ -1,4 +1,4 @@
-"""Where the weights of a task lie: a given folder, or the shipped one."""
+"""Where the weights of a task lie: a given folder, one on the Hub, or the shipped one."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tasks.commands import ROOT, CommandError
+from tasks.hub import HubError, hub_name, located
 
 
 def weights_folder(given: str | None, task: str, part: str, memory: str | None = None) -> Path:
     """The folder of one model: the given one, or the one shipped for the task.
 
     Args:
-        given: the folder, or the folder above it, as ``weights/TASK`` is.
+        given: the folder, or the folder above it, as ``weights/TASK`` is; or either's Hub id.
         part: ``world_model`` or ``inverse_dynamics``.
         memory: where weights that were finetuned with this memory are shipped, they are taken; a control
             such as ``shuffled temp_lora`` takes those of the memory that it controls.
@@ -20,7 +21,10 @@ def weights_folder(given: str | None, task: str, part: str, memory: str | None =
     Raises:
         CommandError: there is none.
     """
-    above = Path(given) if given else ROOT / "weights" / task
+    try:
+        above = located(given) if given else ROOT / "weights" / task
+    except HubError as error:
+        raise HubError(f"{part} weights: {error}") from None
     names = [f"{part}-{memory.split()[-1]}", part] if memory else [part]
     folder = next(
         (above / name for name in names if (above / name).is_dir()), above if given else above / part
@@ -39,8 +43,8 @@ def finetuned_folder(
 
     Args:
         loop: the memory that its weights were finetuned with; None is the base.
-        given: the base's folder, or None for the shipped one.
-        loop_weights: folders by memory; None takes the shipped one.
+        given: the base's folder or Hub id, or None for the shipped one.
+        loop_weights: folders or Hub ids by memory; None takes the shipped one.
 
     Raises:
         CommandError: the row needs finetuned weights that are neither given nor shipped.
@@ -56,3 +60,10 @@ def finetuned_folder(
             f"task={task} memory={loop}, then give loop_weights.{loop}=FOLDER"
         )
     return shipped
+
+
+def shown(folder: Path) -> str:
+    """A folder of weights as a reader knows it: below the repository, as a Hub id, or as it is."""
+    if folder.is_relative_to(ROOT):
+        return str(folder.relative_to(ROOT))
+    return hub_name(folder) or str(folder)

@@ -11,16 +11,19 @@ import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from diffusers import UNet3DConditionModel
 from invoke import killed_at_every_write
 from safetensors.torch import load_file, save_file
+from sharded_learner import STEPS, go_on, learner_in
 from tiny import (
     CAPTIONS,
     WIDTH,
@@ -52,6 +55,7 @@ from world_model.training import (
     Learner,
     Log,
     TrainingError,
+    check_launch,
     generator,
     learning_rate_at,
     train,
@@ -548,11 +552,12 @@ def test_devices_and_precisions():
 # --- several processes ---------------------------------------------------------------------------
 
 
-def launched(*arguments: str) -> tuple[int, str, str]:
+def launched(*arguments: str, **environment: str) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of a Python process, which leaves no process of its own behind."""
     process = subprocess.Popen(
         [sys.executable, *arguments],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        cwd=ROOT, env={**os.environ, **environment}, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
         out, err = process.communicate(timeout=240)
@@ -566,6 +571,9 @@ LAUNCHERS = {
     "torchrun": ("torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
     "accelerate": ("accelerate.commands.launch", "--config_file", "docs/accelerate/two_cpus.yaml"),
 }
+FSDP = (
+    "-m", "accelerate.commands.launch", "--config_file", "docs/accelerate/fsdp.yaml", "--num_processes", "2",
+)  # fmt: skip
 
 
 @pytest.mark.slow
@@ -588,16 +596,63 @@ def test_two_processes_train_what_one_does(finished, data, tmp_path, launcher):
 )
 def test_accelerate_reads_its_files(file):
     made = load_config_from_file(str(file))
-    assert made.distributed_type in (DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+    kinds = {"fsdp": DistributedType.FSDP, "two_cpus": DistributedType.MULTI_CPU}
+    assert made.distributed_type == kinds.get(file.stem, DistributedType.MULTI_GPU)
     assert made.num_processes % made.num_machines == 0 and made.num_processes > 1
 
 
-def test_sharded_training_is_refused(tmp_path):
-    class Sharded:
-        distributed_type = DistributedType.FSDP
+@pytest.mark.slow
+def test_two_sharded_processes_train_what_one_does(finished, data, tmp_path):
+    """The whole command with FSDP: checkpoint, average and finished model are those of one process."""
+    options = (f"data={data}", f"run_dir={tmp_path / 'two'}", *TINY, "diffusion.steps=4")
+    code, out, err = launched(*FSDP, "-m", "world_model.pretrain", *options)
+    assert code == 0, err[-2000:]
+    assert out.count("plan with it") == 1
+    for file in (LAST, "model/unet/diffusion_pytorch_model.safetensors"):
+        one, two = load_file(finished / file), load_file(tmp_path / "two" / file)
+        assert one.keys() == two.keys()
+        for key in (k for k in one if not k.startswith("optimizer.")):
+            torch.testing.assert_close(two[key], one[key], rtol=1e-3, atol=2e-4, msg=key)
 
-    with pytest.raises(TrainingError, match=r"^FSDP shards the weights.*docs/accelerate/gpus\.yaml$"):
-        Learner(nn.Linear(2, 2), tmp_path, 1, 1e-3, 1, 0.9, Sharded())
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_a_checkpoint_goes_on_with_and_without_fsdp(tmp_path, precision):
+    """Two steps in one process, two on shards, one in one process again: what five in one process give."""
+    straight, mixed = (Accelerator(cpu=True, mixed_precision=precision), tmp_path / "mixed")
+    whole = learner_in(tmp_path / "whole", straight)
+    go_on(whole, STEPS)
+    go_on(learner_in(mixed, straight), 2)
+    script = (str(ROOT / "tests/sharded_learner.py"), str(mixed), "4", precision)
+    code, _, err = launched(*FSDP, *script, PYTHONPATH=str(ROOT))
+    assert code == 0, err[-2000:]
+    last = learner_in(mixed, straight)
+    assert last.resume() and last.step == 4
+    sharded = load_file(mixed / "averaged.safetensors")
+    assert all(torch.equal(sharded[k], v) for k, v in last.averaged().state_dict().items())
+    go_on(last, STEPS)
+    one, other = load_file(tmp_path / "whole/last.safetensors"), load_file(mixed / "last.safetensors")
+    assert one.keys() == other.keys()
+    for key in one:
+        torch.testing.assert_close(
+            other[key], one[key], rtol=1e-3, atol=1e-5 if precision == "no" else 1e-3, msg=key
+        )
+
+
+def test_ways_to_share_the_work_that_are_not_here_are_refused(tmp_path, monkeypatch):
+    class Launched(SimpleNamespace):
+        distributed_type, mixed_precision = DistributedType.FSDP, "no"
+
+    with pytest.raises(TrainingError, match=r"^FSDP leaves a process a part .*docs/accelerate/gpus\.yaml$"):
+        Learner(nn.Linear(2, 2), tmp_path, 1, 1e-3, 1, 0.9, Launched())
+    with pytest.raises(TrainingError, match=r"^DEEPSPEED is not supported; launch it with DDP"):
+        check_launch(Launched(distributed_type=DistributedType.DEEPSPEED), shards=True)
+    with pytest.raises(TrainingError, match=r"precision=fp16 scales the gradients.*use precision=bf16"):
+        check_launch(Launched(mixed_precision="fp16"), shards=True)
+    monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "true")
+    with pytest.raises(TrainingError, match="fsdp_cpu_ram_efficient_loading: true is not supported"):
+        check_launch(Launched(), shards=True)
+    check_launch(Launched(distributed_type=DistributedType.MULTI_GPU), shards=False)
 
 
 @pytest.mark.slow

@@ -33,7 +33,7 @@ from tiny import (
 
 from tasks.cube_return import CubeReturn
 from world_model.memory.temp_lora import TempLora
-from world_model.model import Chunk, Rollout, Settings, WorldModel, local_folder
+from world_model.model import Chunk, Rollout, Settings, WorldModel
 from world_model.text import ClipTextEncoder, SentenceEncoder
 from world_model.training import CheckpointError
 from world_model.unet import TemporalConv, prepared, with_mask_channel
@@ -467,14 +467,6 @@ def test_parts_that_do_not_fit_are_named(saved, tmp_path):
     make_unet().save_pretrained(folder / "unet")
     with pytest.raises(CheckpointError, match="colour"):
         WorldModel.from_pretrained(folder)
-
-
-def test_a_name_that_is_no_folder_goes_to_the_hub(tmp_path):
-    assert local_folder(str(tmp_path)) == tmp_path
-    for name in ("nobody/nothing", "no such/folder/here"):
-        with pytest.raises(CheckpointError, match=f"weights={name}: no such folder, and the Hub") as error:
-            local_folder(name)
-        assert "\n" not in str(error.value)
 
 
 def test_prepared_keeps_the_unets_output_and_gradients():

@@ -30,7 +30,7 @@ def stream(
     Args:
         image: ``(H, W, 3)`` uint8, sides as the weights know them; or a picture's path, cut and resized to 64 px.
         actions: taken one by one, each when the chunk before it has been given; free text.
-        weights: a world model's folder instead.
+        weights: a world model's folder or Hub id instead.
         memory: a memory instead of Temp-LoRA.
         seed: of every random draw.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.

@@ -25,7 +25,7 @@ from tasks.commands import ROOT, CommandError, OptionError, RunDir, integer, mai
 from tasks.files import kept_json, write_json, write_text
 from tasks.following import said
 from tasks.provenance import command_line, commit, processor
-from tasks.shipped import weights_folder
+from tasks.shipped import shown, weights_folder
 from world_model.data.footage import inlined
 from world_model.device import pick_device
 from world_model.model import WorldModel, fingerprint
@@ -109,7 +109,7 @@ class Bench:
             self._cannot_read(str(error))
             return None
         reader = hydra.utils.instantiate(self.cfg.reader)(folder, self.device)
-        return ReadBack(reader, f"inverse dynamics {_shown(folder)} ({fingerprint(folder)})")
+        return ReadBack(reader, f"inverse dynamics {shown(folder)} ({fingerprint(folder)})")
 
     def _cannot_read(self, why: str) -> None:
         if self.cfg.inverse_dynamics is not None:
@@ -200,7 +200,7 @@ def model_row(bench: Bench, name: str, row: Row, part: str, folder: Path) -> dic
         "memory": model.memory.name,
         "options": dict(row.options),
         "settings": asdict(model.settings),
-        "weights": f"{_shown(row_folder(row, cfg))} ({model.version})",
+        "weights": f"{shown(row_folder(row, cfg))} ({model.version})",
         "rank": rank_of(model.injector),
         "seconds_per_clip": float(np.mean([m.seconds for m in made])),
         "effect": [float(np.mean([e[k] for e in effects])) for k in range(min(map(len, effects), default=0))],
@@ -360,7 +360,7 @@ def run(cfg: DictConfig) -> None:
         "task": bench.task.name,
         "videos": f"{cfg.clips} of "
         + (f"data={cfg.data}" if cfg.data else f"{bench.task.name}'s held-out layouts"),
-        "base": f"{_shown(row_folder(VARIANTS['no_memory'], cfg))} ({bench.base.version})",
+        "base": f"{shown(row_folder(VARIANTS['no_memory'], cfg))} ({bench.base.version})",
         "metrics": metrics,
         "device": f"{bench.device}, {torch.get_num_threads()} threads",
         "run": str(bench.run_dir),
@@ -402,10 +402,6 @@ def measured_costs(bench: Bench) -> dict[str, Any]:
     row = replace(row, options={**row.options, **plain})
     model = open_row(row, bench.cfg, bench.task.chunk_frames, bench.device)
     return kept_json(folder / "costs.json", lambda: costs(model, bench.clips.truth))
-
-
-def _shown(folder: Path) -> Path:
-    return folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
 
 
 if __name__ == "__main__":

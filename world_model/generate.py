@@ -24,10 +24,10 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from tasks.commands import ROOT, CommandError, OptionError, RunDir, integer, main
+from tasks.commands import CommandError, OptionError, RunDir, integer, main
 from tasks.files import write_text
 from tasks.process import peak_megabytes
-from tasks.shipped import weights_folder
+from tasks.shipped import shown, weights_folder
 from world_model.action_lines import ActionError, Actions, FileActions, StreamActions
 from world_model.growing_video import GrowingVideo, captioned
 from world_model.memory.adapter import write_safetensors
@@ -88,8 +88,7 @@ def open_model(cfg: DictConfig, chosen: Mapping[str, Any] | None = None) -> tupl
     model = open_world_model(cfg, folder, memory)
     if cfg.image_size % model.autoencoder.factor:
         raise OptionError(f"image_size={cfg.image_size}: expected a multiple of {model.autoencoder.factor}")
-    shown = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
-    return model, f"{shown} ({model.version})"
+    return model, f"{shown(folder)} ({model.version})"
 
 
 # --- what comes out ----------------------------------------------------------------------------

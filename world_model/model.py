@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from tasks import Subgoal
 from tasks.files import write_json
+from tasks.hub import HubError, located
 from world_model.autoencoder import FrameAutoencoder
 from world_model.diffusion import PASSES, Announced, Diffusion
 from world_model.memory.adapter import load_theta0, save_theta0, write_safetensors
@@ -403,13 +404,18 @@ class WorldModel:
         """Open what ``save_pretrained`` wrote, or a ModelScopeT2V folder of diffusers.
 
         Args:
+            folder: or a Hub id, ``ORG/NAME`` or ``ORG/NAME@REVISION``; see :mod:`tasks.hub`.
             untrained_memory: a memory's own module may start untrained, where the folder holds none.
             changes: settings to use instead of the stored ones, such as ``sampling_steps``.
 
         Raises:
-            CheckpointError: a missing, truncated or wrong-shaped file; no weights of a memory's own module.
+            CheckpointError: a missing, truncated or wrong-shaped file; no weights of a memory's own module; an id
+                that the Hub does not give.
         """
-        folder = Path(folder)
+        try:
+            folder = located(str(folder))
+        except HubError as error:
+            raise CheckpointError(f"weights={folder}: {error}") from None
         if absent := [part for part in ("unet", "vae", "scheduler") if not (folder / part).is_dir()]:
             raise CheckpointError(
                 f"weights={folder}: no world model there (no {absent[0]}/); give a folder that pretrain saved"
@@ -495,25 +501,6 @@ def load_module(folder: Path, memory: AnyMemory) -> None:
         ) from None
 
 
-def local_folder(name: str) -> Path:
-    """A folder as it is; anything else as a Hub id, downloaded into the Hub's cache (safetensors only).
-
-    Raises:
-        CheckpointError: neither a folder nor a repository that can be reached.
-    """
-    if Path(name).is_dir():
-        return Path(name)
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, ignore_patterns=["*.bin", "*.fp16.*"]))
-    except Exception as error:  # the Hub's client raises the types of its network library, too
-        raise CheckpointError(
-            f"weights={name}: no such folder, and the Hub does not give it ({type(error).__name__}); "
-            "give a local diffusers folder"
-        ) from None
-
-
 def copied(module: nn.Module, dtype: torch.dtype) -> Any:
     """A detached copy of a diffusers module in another dtype."""
     with torch.device("meta"):  # draws no weights, so that the global generator stays where it is
@@ -525,10 +512,10 @@ def copied(module: nn.Module, dtype: torch.dtype) -> Any:
 
 
 def fingerprint(folder: Path) -> str:
-    """First 8 hex digits of the sha256 over the weights' files."""
+    """First 8 hex digits of the sha256 over the weights' files, without variants such as ``model.fp16.safetensors``."""
     digest = hashlib.sha256()
     found = [Path(root) / name for root, _, names in os.walk(folder, followlinks=True) for name in names]
-    for path in sorted(p for p in found if p.suffix == ".safetensors"):
+    for path in sorted(p for p in found if p.suffixes == [".safetensors"]):
         with path.open("rb") as file:
             while part := file.read(1 << 24):  # the largest has gigabytes
                 digest.update(part)

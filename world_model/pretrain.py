@@ -26,18 +26,19 @@ from torch import Tensor
 
 from tasks.commands import OptionError, RunDir, integer, main, task_words
 from tasks.files import read_json, write_json
+from tasks.hub import located
 from tasks.provenance import record_origin
 from world_model.autoencoder import FrameAutoencoder
 from world_model.chunks import Batch, Focus, LatentEpisodes
 from world_model.data.footage import Footage, inlined, open_data
 from world_model.device import device_name, pick_device, pick_precision
 from world_model.diffusion import Diffusion
-from world_model.model import Settings, WorldModel, local_folder
+from world_model.model import Settings, WorldModel
 from world_model.objective import Objective
 from world_model.text import TextEncoder
 from world_model.train_autoencoder import held_out_split, train_autoencoder
-from world_model.training import CheckpointError, Learner, Log, generator, train
-from world_model.unet import prepared
+from world_model.training import CheckpointError, Learner, Log, check_launch, generator, train
+from world_model.unet import layer_names, prepared
 
 
 def options_of(cfg: DictConfig) -> dict[str, Any]:
@@ -170,12 +171,13 @@ def published(cfg: DictConfig, accelerator: Accelerator) -> WorldModel | None:
 
     Raises:
         CheckpointError: it can't be opened, or its UNet is not the one that ``model.unet`` describes.
+        HubError: it is neither a folder nor on the Hub.
     """
     name = cfg.model.get("pretrained")
     if not name:
         return None
     with accelerator.main_process_first():
-        folder = local_folder(name)
+        folder = located(name)
     model = WorldModel.from_pretrained(folder, device=accelerator.device)
     for key, value in options_of(cfg.model.unet).items():
         found = model.unet.config[key]
@@ -194,7 +196,8 @@ def train_core(
     """Train the model's UNet, or go on training it, in ``folder``; returns the averaged one."""
     options = cfg.diffusion
     rates = (options.learning_rate, options.warmup, options.ema)
-    learner = Learner(model.unet.to(accelerator.device).train(), folder, options.steps, *rates, accelerator)
+    unet = model.unet.to(accelerator.device).train()
+    learner = Learner(unet, folder, options.steps, *rates, accelerator, layer_names(unet))
     resumed = learner.resume()
     if resumed:
         accelerator.print(f"going on at step {learner.step} of {options.steps}")
@@ -252,6 +255,7 @@ def run(cfg: DictConfig) -> None:
     device = pick_device(cfg.device)
     precision = pick_precision(cfg.precision, device)
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=precision)
+    check_launch(accelerator, shards=True)
     if cfg.diffusion.batch_size % accelerator.num_processes:
         raise OptionError(
             f"diffusion.batch_size={cfg.diffusion.batch_size}: expected a multiple of the "

@@ -3,7 +3,7 @@
     python -m world_model.slowfast_loop task=cube_return
     torchrun --nproc-per-node 2 -m world_model.slowfast_loop task=cube_return
 
-Starts from the shipped base or from ``weights=FOLDER``. The same command resumes; the finished model
+Starts from the shipped base or from ``weights=FOLDER`` (or a Hub id). The same command resumes; the finished model
 lies in ``RUN_DIR/model``. ``memory=none`` is the control with equal gradient steps.
 """
 
@@ -41,7 +41,7 @@ from world_model.slowfast import (
     memory_use,
 )
 from world_model.train_autoencoder import held_out_split
-from world_model.training import Learner, Log, train
+from world_model.training import Learner, Log, check_launch, train
 
 
 def share_of(count: int, accelerator: Accelerator) -> slice:
@@ -147,7 +147,8 @@ def slowfast_loop(cfg: DictConfig, run_dir: RunDir, accelerator: Accelerator) ->
     """Run, or go on with, the loop in ``run_dir``; returns the folder of the finished model."""
     footage = opened(cfg, accelerator)
     task: Task = hydra.utils.instantiate(cfg.task)
-    base = weights_folder(cfg.weights, task.name, "world_model")
+    with accelerator.main_process_first():  # where it is on the Hub, one process fetches it
+        base = weights_folder(cfg.weights, task.name, "world_model")
     memory = hydra.utils.instantiate(cfg.memory)
     model = WorldModel.from_pretrained(base, memory, accelerator.device, untrained_memory=True)
     if cfg.writer == "base" and memory.spec:
@@ -188,6 +189,7 @@ def check_options(cfg: DictConfig) -> None:
 def run(cfg: DictConfig) -> None:
     device = pick_device(cfg.device)
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=pick_precision(cfg.precision, device))
+    check_launch(accelerator, shards=False)
     check_options(cfg)
     share_of(cfg.batch_size, accelerator)
     cfg.data = inlined(cfg.data)

@@ -9,23 +9,24 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, parse_flag_from_env
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.tensorboard import SummaryWriter
 
 from tasks.files import atomic_path
+from world_model.sharding import hollow, in_precision, part_like, parted, shard, wants_shards, whole
 
-SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
+OTHERS = (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 
 
 class CheckpointError(ValueError):
@@ -74,8 +75,10 @@ class Learner:
         ema: decay of the average.
         accelerator: shares each batch over processes and chooses the precision; None trains in this
             process alone, whatever others there are.
+        units: names of the modules that FSDP gathers one at a time; None refuses FSDP.
 
     Attributes:
+        sharded: whether each process holds but a part of the weights; saving and averaging then ask for all.
         wrapped: the network as accelerate prepared it; call this one in training.
     """
 
@@ -88,22 +91,25 @@ class Learner:
         warmup: int,
         ema: float,
         accelerator: Accelerator | None = None,
+        units: Iterable[str] | None = None,
     ):
-        if accelerator is not None and accelerator.distributed_type in SHARDED:
-            raise TrainingError(
-                f"{accelerator.distributed_type.value} shards the weights, of which an average and checkpoints are "
-                "kept whole here; launch it with DDP, such as docs/accelerate/gpus.yaml"
-            )
+        self.sharded = accelerator is not None and wants_shards(accelerator)
+        check_launch(accelerator, units is not None)
         self.network, self.folder, self.steps = network, Path(folder), steps
         self.accelerator = accelerator
         self.peak, self.warmup = learning_rate, warmup
-        parameters = [p for p in network.parameters() if p.requires_grad]
         self.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(ema))
         self.wrapped: nn.Module = network
+        if self.sharded:
+            self._hollow, names = hollow(network), list(units or ())
+            for each in (network, self.average.module):
+                shard(each, names, cast(Accelerator, accelerator))
+            self.wrapped = in_precision(network, cast(Accelerator, accelerator))
+        self._trained = [p for p in network.parameters() if p.requires_grad]
         self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(
-            parameters, lr=learning_rate, weight_decay=0.0
+            self._trained, lr=learning_rate, weight_decay=0.0
         )
-        if accelerator is not None:
+        if accelerator is not None and not self.sharded:
             self.wrapped, self.optimizer = accelerator.prepare(self.wrapped, self.optimizer)
         self.step = 0
 
@@ -121,8 +127,8 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate_at(self.step, self.steps, self.peak, self.warmup)
         parameters = list(self.network.parameters())
-        if self.accelerator is None:
-            norm = nn.utils.clip_grad_norm_(parameters, clip)
+        if self.accelerator is None or self.sharded:
+            norm = whole(nn.utils.clip_grad_norm_(parameters, clip))
         else:
             norm = self.accelerator.clip_grad_norm_(parameters, clip)
         scaled = self.accelerator is not None and self.accelerator.scaler is not None
@@ -142,15 +148,32 @@ class Learner:
     def _last(self) -> Path:
         return self.folder / "last.safetensors"
 
+    @property
+    def _writes(self) -> bool:
+        return self.accelerator is None or self.accelerator.is_main_process
+
     def save(self) -> None:
-        """Write weights, average, Adam's state and the step, atomically."""
+        """Write weights, average, Adam's state and the step, atomically: the main process does, all must call it."""
+        if not self._writes and not self.sharded:
+            return
         tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
         tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
         for i, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{k}": torch.as_tensor(v) for k, v in state.items()}
         tensors["step"] = torch.tensor(self.step)
-        with atomic_path(self._last) as temp:
-            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temp)
+        stored = self._gathered(tensors)
+        if self._writes:
+            with atomic_path(self._last) as temp:
+                save_file({k: v.contiguous() for k, v in stored.items()}, temp)
+
+    def _gathered(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Whole tensors on the CPU in the process that writes, which is given one after the other; none elsewhere."""
+        found = {}
+        for key, value in tensors.items():
+            gathered = whole(value.detach())
+            if self._writes:
+                found[key] = gathered.cpu()
+        return found
 
     def resume(self) -> bool:
         """Go on from the last checkpoint, if there is one."""
@@ -163,8 +186,8 @@ class Learner:
             if part in parts:
                 parts[part][name] = value
         try:
-            self.network.load_state_dict(parts["network"])
-            self.average.load_state_dict(parts["average"])
+            for name, module in (("network", self.network), ("average", self.average)):
+                module.load_state_dict(parted(parts[name], module.state_dict()))
         except RuntimeError as error:
             raise CheckpointError(
                 f"{self._last} is of another network: {str(error).splitlines()[-1].strip()}"
@@ -172,7 +195,7 @@ class Learner:
         states: dict[int, dict[str, Tensor]] = {}
         for key, value in parts["optimizer"].items():
             index, _, name = key.partition(".")
-            states.setdefault(int(index), {})[name] = value
+            states.setdefault(int(index), {})[name] = part_like(value, self._trained[int(index)])
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": states})
         self.step = int(tensors["step"])
         return True
@@ -188,8 +211,43 @@ class Learner:
             self.network.load_state_dict(kept)
 
     def averaged(self) -> nn.Module:
-        """The network with the averaged weights."""
-        return self.average.module
+        """The network with the averaged weights; with FSDP all must call it, and all but the main process get it
+        without weights."""
+        if not self.sharded:
+            return self.average.module
+        state = self._gathered(self.average.module.state_dict())
+        if self._writes:
+            self._hollow.load_state_dict(state, assign=True)
+        return self._hollow
+
+
+def check_launch(accelerator: Accelerator | None, shards: bool) -> None:
+    """TrainingError for a way to share the work over processes that is not one of those here.
+
+    Args:
+        shards: whether FSDP is one of them.
+    """
+    if accelerator is None:
+        return
+    if accelerator.distributed_type in OTHERS:
+        kind = accelerator.distributed_type.value
+        raise TrainingError(f"{kind} is not supported; launch it with DDP, such as docs/accelerate/gpus.yaml")
+    if not wants_shards(accelerator):
+        return
+    if not shards:
+        raise TrainingError(
+            "FSDP leaves a process a part of the weights, and this training needs all of them; launch it with DDP, "
+            "such as docs/accelerate/gpus.yaml"
+        )
+    if accelerator.mixed_precision == "fp16":
+        raise TrainingError(
+            "precision=fp16 scales the gradients, which FSDP does not here; use precision=bf16"
+        )
+    for option in ("FSDP_OFFLOAD_PARAMS", "FSDP_CPU_RAM_EFFICIENT_LOADING"):
+        if parse_flag_from_env(option):
+            raise TrainingError(
+                f"{option.lower()}: true is not supported; set false, as docs/accelerate/fsdp.yaml"
+            )
 
 
 class Log:
@@ -253,5 +311,5 @@ def train(
                     means["steps_per_second"] = (learner.step - first) / (time.monotonic() - started)
                     log.write(learner.step, means)
                     bar.set_postfix({k: f"{means[k]:.4f}" for k in shown if k in means})
-                    learner.save()
+                learner.save()
                 sums = {}

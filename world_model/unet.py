@@ -42,6 +42,16 @@ def prepared(unet: UNet3DConditionModel) -> UNet3DConditionModel:
     return no_dropout(unet)
 
 
+def layer_names(unet: UNet3DConditionModel) -> list[str]:
+    """Names of the layers that a UNet's blocks run one after the other, and of ``transformer_in``."""
+    kinds = ("resnets", "temp_convs", "attentions", "temp_attentions")
+    listed = [name for name, module in unet.named_modules() if name.rpartition(".")[2] in kinds]
+    return [
+        "transformer_in",
+        *(f"{name}.{i}" for name in listed for i in range(len(unet.get_submodule(name)))),
+    ]
+
+
 def checkpoint_layers(unet: UNet3DConditionModel, on: bool = True) -> UNet3DConditionModel:
     """Keep only the inputs of a UNet's layers for the backward pass, and compute the rest again; in place.
 
@@ -49,11 +59,8 @@ def checkpoint_layers(unet: UNet3DConditionModel, on: bool = True) -> UNet3DCond
     transformer. diffusers' own ``enable_gradient_checkpointing`` refuses this class. Outputs, gradients and the
     state dict's keys stay the same.
     """
-    layers: list[nn.Module] = [unet.transformer_in]
-    for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks):
-        for name in ("resnets", "temp_convs", "attentions", "temp_attentions"):
-            layers += getattr(block, name, [])
-    for layer in layers:
+    for name in layer_names(unet):
+        layer = unet.get_submodule(name)
         plain: Any = getattr(type(layer), "plain", type(layer))
         layer.__class__ = _recomputed(plain) if on else plain  # a class, not a closure: deepcopy keeps it
     return unet
