@@ -487,6 +487,7 @@ OWN |= {
     "ObservationConfig.sensors",
     "ObservationConfig.camera",
     "Reached",
+    "Touched",
     "ReachTarget.way",
 }  # the stand-ins' alone
 

@@ -250,8 +250,9 @@ class Scene:
 
     def simGetObjectFloatParameter(self, h, which, out):
         thing = self.things[h]
-        box = {15 + i: (-1, 1)[i > 2] * thing.size[i % 3] / 2 for i in range(6)}  # min x y z, max x y z
-        return written(out, [{**thing.floats, **box, 21: 0.0}[which]])
+        sides = [(-1, 1)[i > 2] * thing.size[i % 3] / 2 for i in range(6)]  # min x y z, max x y z
+        box = {first + i: side for first in (15, 21) for i, side in enumerate(sides)}  # its own, its model's
+        return written(out, [{**thing.floats, **box}[which]])
 
     def simSetObjectFloatParameter(self, h, which, value):
         self.things[h].floats[which] = value
