@@ -60,6 +60,10 @@ class Recording:
         """Where everything is now."""
         return dict(zip(self._info["names"], self._info["positions"], strict=True))
 
+    def look_again(self) -> None:
+        """Take the first frame anew: a demonstration lays its episode out again."""
+        self._frames[:] = [self.env.render()]
+
     def carry_out(self, caption: str, chunk: np.ndarray) -> None:
         """Take the ``(F, A)`` actions of one subgoal.
 
@@ -95,6 +99,8 @@ def follow_plan(recording: Recording) -> Episode:
     """Let the expert carry out the layout's plan."""
     env, layout = recording.env, recording.layout
     shown, home = env.demonstration(), recording.places
+    if shown is not None:
+        recording.look_again()
     for step, subgoal in enumerate(layout.plan):
         if shown is None:
             chunk = expert_actions(env.task, recording.places, subgoal, home, layout.plan, step)

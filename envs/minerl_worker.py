@@ -8,6 +8,7 @@ ImportError that says what is missing.
 from __future__ import annotations
 
 from typing import Any
+from xml.sax.saxutils import escape
 
 import minerl  # noqa: F401  (its handlers need it imported)
 import numpy as np
@@ -46,7 +47,7 @@ class PathRetraceSpec(HumanControlEnvSpec):
     def create_agent_start(self):
         """The inherited ones must stay: without them Java meets a null and the reset dies."""
         where = (
-            handlers.LoadWorldAgentStart(self.world)
+            handlers.LoadWorldAgentStart(escape(self.world))  # MineRL writes it into xml as it is
             if self.world
             else handlers.PreferredSpawnBiome(self.biome)
         )
@@ -117,7 +118,10 @@ class Simulator(MinecraftWorker):
 
     def _seen(self, seen: dict[str, Any], ended: bool) -> Seen:
         picture = np.ascontiguousarray(seen["pov"])  # MineRL gives a view that runs backwards
-        return picture, [float(seen["location_stats"][key]) for key in PLACE], bool(ended)
+        place = [float(seen["location_stats"][key]) for key in PLACE]
+        if not any(place[:3]):  # what MineRL gives where Minecraft said nothing
+            raise LostError("Minecraft gave no position")
+        return picture, place, bool(ended)
 
 
 def calls() -> Calls:

@@ -33,6 +33,7 @@ CAMERA_DISTANCE = 1.3  # m: inside RLBench's room
 BLOCKED = 0.01  # m: a tip that stops farther off was held up
 DEMONSTRATIONS = 10  # tries: RLBench's planner draws anew each time
 SOLVED = "the task is solved and the episode over; reset it first"
+FAILED = "RLBench calls the task failed and the episode over; reset it first"
 
 
 def coppelia_variables(root: str | None) -> dict[str, str]:
@@ -65,7 +66,7 @@ def framed_view(distance: float = CAMERA_DISTANCE) -> tuple[np.ndarray, float]:
 
 
 class RLBenchEnv(RemoteEnv):
-    """One RLBench simulator. An episode ends when the task is solved, and takes no further step then.
+    """One RLBench simulator. An episode ends when RLBench calls the task solved or failed; no step follows.
 
     Args:
         task: ``cube_return``, or one of RLBench's own.
@@ -141,7 +142,7 @@ class RLBenchEnv(RemoteEnv):
         target = self.action_spec.validate(action)
         if self._over:
             error = f"EpisodeOverError: {self._over}"
-            return self._frame, 0.0, self._over == SOLVED, self._over == LOST, self._info(error)
+            return self._frame, 0.0, self._over in (SOLVED, FAILED), self._over == LOST, self._info(error)
         outside = self._outside(target[:3])
         if outside:
             return self._frame, 0.0, False, False, self._info(outside)
@@ -149,7 +150,8 @@ class RLBenchEnv(RemoteEnv):
         if isinstance(reply, str):
             return self._frame, 0.0, False, True, self._info(reply)
         terminated = bool(reply.get("terminated", False))
-        self._over = SOLVED if terminated else ""
+        if terminated:  # also where a task counts as failed, such as a ring that touched its pole
+            self._over = SOLVED if reply["solved"] else FAILED
         told = reply.get("refused") or (None if terminated else self._blocked(target[:3]))
         return self._frame, float(reply.get("reward", 0.0)), terminated, False, self._info(told)
 
@@ -160,7 +162,8 @@ class RLBenchEnv(RemoteEnv):
 
         Returns:
             ``(chunks × chunk_frames, 8)`` float32 actions: the demonstration's key poses, the last one
-            repeated. The episode is at its beginning again.
+            repeated. The episode is at its beginning again, laid out as the demonstration was: frame and
+            positions are new, for RLBench may have placed its things otherwise than in the reset before.
 
         Raises:
             EpisodeLostError: RLBench finds no demonstration in ``DEMONSTRATIONS`` tries, or one longer than the

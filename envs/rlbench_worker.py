@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import difflib
 import functools
+import random
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -74,12 +76,7 @@ class Simulator:
             self.cubes.starts = dict(zip(self.cubes.cubes, starts, strict=True))
             self.cubes.asked = list(data["asked"])
         self._seed(data)
-        try:
-            descriptions, observation = self.task.reset()
-        except scene.NOT_PLACED as error:
-            return {"refused": said(error)}, {}
-        self.solved = False
-        return self._answer(observation, descriptions=[str(d) for d in descriptions])
+        return self._begun(self.task.reset)
 
     def step(self, data: dict[str, Any], arrays: Arrays) -> Reply:
         """Carry out ``arrays["action"]`` ``(8,)``; one that can't be leaves everything as it was."""
@@ -96,8 +93,9 @@ class Simulator:
     def demonstrate(self, data: dict[str, Any], arrays: Arrays) -> Reply:
         """RLBench's own demonstration of the episode that the same ``data`` resets to, as key poses.
 
-        The episode is at its beginning again afterwards. One try: RLBench's planner draws anew each time, so the same
-        call may succeed after one that was ``refused``. Reply: ``actions`` ``(K, 8)``.
+        The episode is at its beginning again afterwards, in the demonstration's own layout: RLBench takes a layout
+        that its planner finds a way through, and the planner draws anew each time. So the same call may also
+        succeed after one that was ``refused``. Reply: ``actions`` ``(K, 8)``.
         """
         self._seed(data)
         try:
@@ -107,7 +105,8 @@ class Simulator:
             return {"refused": said(error)}, {}
         actions = np.stack([pose_of(demo[k]) for k in key_frames(demo)])
         actions[:, :3] -= self.origin
-        reply, more = self.reset(data, arrays)
+        self._seed(data)  # for Python's own generator; numpy's state is in the demonstration
+        reply, more = self._begun(lambda: self.task.reset_to_demo(demo))
         return reply, {**more, "actions": actions}
 
     def close(self, data: dict[str, Any], arrays: Arrays) -> Reply:
@@ -117,6 +116,15 @@ class Simulator:
         return {}, {}
 
     # --- parts -------------------------------------------------------------------------------
+
+    def _begun(self, begin: Callable[[], Any]) -> Reply:
+        """The reply of one of RLBench's two resets."""
+        try:
+            descriptions, observation = begin()
+        except scene.NOT_PLACED as error:
+            return {"refused": said(error)}, {}
+        self.solved = False
+        return self._answer(observation, descriptions=[str(d) for d in descriptions])
 
     def _make(self, wanted: dict[str, Any], pyrep, robot):
         """RLBench's Task; ``get_task`` calls this as it would call a class."""
@@ -137,7 +145,8 @@ class Simulator:
             )
 
     def _seed(self, data: dict[str, Any]) -> None:
-        """RLBench draws layouts from numpy's global generator."""
+        """RLBench draws layouts from numpy's global generator, a few of its tasks from Python's."""
+        random.seed(int(data["seed"]))
         np.random.seed(int(data["seed"]) % 2**32)
         if data.get("variation") is None:
             self.task.sample_variation()

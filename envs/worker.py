@@ -27,6 +27,7 @@ from envs.wire import Arrays, GarbageError, Reply, decode, encode
 from envs.worker_main import MARK, end_all
 
 MAIN = Path(__file__).with_name("worker_main.py")
+WORDS = 600  # characters of a simulator's error that are told: MineRL's may hold the whole of Minecraft's log
 
 
 class WorkerError(RuntimeError):
@@ -42,11 +43,12 @@ class CallError(RuntimeError):
 
     Attributes:
         kind: name of the exception's type in the worker.
-        message: its text, in one line.
+        message: its text, in one line; of a long one, the end.
     """
 
     def __init__(self, kind: str, message: str):
-        self.kind, self.message = kind, " ".join(message.split())
+        told = " ".join(message.split())
+        self.kind, self.message = kind, told if len(told) <= WORDS else f"… {told[-WORDS:]}"
         super().__init__(f"{kind}: {self.message}")
 
 

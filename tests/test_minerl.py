@@ -198,6 +198,7 @@ def test_death_terminates_and_the_time_limit_truncates(minecraft, task):
     ("faults", "error"),
     [
         ({"lose_at_tick": SETTLE + 6}, "LostError: MineRL lost its Minecraft: Connection timed out!"),
+        ({"silent_at_sight": SETTLE + 7}, "LostError: Minecraft gave no position"),  # the reset's is the first
         ({"abort_at_tick": SETTLE + 6}, r"died during 'step' \(signal SIGABRT\)"),
         ({"hang_at_tick": SETTLE + 6}, r"gave no answer to 'step' in 3 s and was killed"),
     ],
@@ -231,11 +232,11 @@ def test_a_reset_that_fails_is_tried_once_more_in_a_new_minecraft(minecraft, tmp
 
 
 def test_a_saved_world_and_java_s_memory(minecraft, tmp_path, monkeypatch):
-    world = tmp_path / "world.zip"
+    world = tmp_path / "hill & dale <1>.zip"  # MineRL writes the path into xml as it stands
     with zipfile.ZipFile(world, "w") as packed:
         packed.writestr("./saves/flat/level.dat", b"")
     monkeypatch.chdir(tmp_path)
-    env = minecraft(world="world.zip", max_memory="8G")
+    env = minecraft(world=world.name, max_memory="8G")
     env.reset(seed=0)
     [reset] = minecraft.events("reset")
     assert reset["world"] == str(world) and reset["biome"] is None

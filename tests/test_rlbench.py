@@ -291,6 +291,7 @@ def test_a_reset_that_kills_the_simulator_is_tried_once_more(simulator, tmp_path
         ({"wrong_pyrep": 1}, "another project of that name .*pip uninstall pyrep"),
         ({"no_library": 1}, r"libcoppeliaSim\.so\.1: cannot open shared object"),
         ({"abort_at_launch": 1}, r"died during 'launch' \(signal SIGABRT\); it last said: qt"),
+        ({"path_error": 1}, r"died during 'launch' \(exit code 1\); it last said: UnicodeEncodeError"),
         ({"peract": 1}, r"takes actions of \(9,\); expected \(8,\)"),
     ],
 )
@@ -407,6 +408,32 @@ def test_a_demonstration_that_fails_is_tried_again_from_the_same_layout(simulato
     assert env.reset(seed=0)[1]["error"] is None and env.worker.starts == 2, "that one was lost"
 
 
+def test_what_is_recorded_stands_in_the_layout_of_its_demonstration(simulator):
+    """RLBench lays out anew what its planner finds no way through, so two resets of a seed may differ."""
+    env = simulator(
+        RLBenchTask(variation=0), {"no_way": 2}
+    )  # in the demonstration's reset, not in the first one
+    episode, error = record(env, env.task.layout(5))
+    assert error is None and episode.provenance["success"]
+    assert len(simulator.events("reset")) == 3 and env.worker.starts == 1
+    np.testing.assert_array_equal(episode.frames[0], episode.frames[-1], "one target, in one place")
+    other, _ = record(env, env.task.layout(5))
+    assert other.provenance["success"] and not np.array_equal(other.frames[0], episode.frames[0])
+
+
+def test_a_task_that_can_fail_ends_without_being_called_solved(simulator):
+    env = simulator(RLBenchTask(name="beat_the_buzz"))
+    env.reset(seed=0)
+    _, reward, terminated, truncated, info = env.step(pose(0.5, 0.1, 0.05))
+    assert (reward, terminated, truncated) == (0.0, True, False)
+    assert info["positions"][0, 0] == 1.0 and "lost" not in info
+    _, reward, terminated, truncated, info = env.step(pose(0.5, 0.1, 0.3))
+    assert (reward, terminated, truncated) == (0.0, True, False)
+    assert info["error"].startswith("EpisodeOverError: RLBench calls the task failed")
+    assert len(simulator.events("step")) == 1
+    assert env.reset(seed=1)[1]["error"] is None and env.step(pose(0.5, 0.1, 0.4))[2] is False
+
+
 def test_a_layout_without_room_is_left_out_and_the_simulator_lives_on(simulator):
     env = simulator(RLBenchTask(), {"not_placed": 1})
     episode, error = record(env, env.task.layout(3))
@@ -460,6 +487,7 @@ OWN |= {
     "ObservationConfig.sensors",
     "ObservationConfig.camera",
     "Reached",
+    "Touched",
     "ReachTarget.way",
 }  # the stand-ins' alone
 

@@ -3,18 +3,22 @@ from __future__ import annotations
 import numpy as np
 from faults import FAULTS, fault, log, misbehave
 
-from rlbench.backend.exceptions import TaskEnvironmentError
+from rlbench.backend.exceptions import TaskEnvironmentError, WaypointError
 
 
 class Demo:
-    def __init__(self, observations):
+    def __init__(self, observations, random_seed=None, num_reset_attempts=None):
         self._observations = observations
+        self.random_seed, self.num_reset_attempts = random_seed, num_reset_attempts
 
     def __len__(self):
         return len(self._observations)
 
     def __getitem__(self, i):
         return self._observations[i]
+
+    def restore_state(self):
+        np.random.set_state(self.random_seed)
 
 
 class TaskEnvironment:
@@ -44,7 +48,21 @@ class TaskEnvironment:
         self._scene.reset()
         if fault("not_placed"):
             raise TaskEnvironmentError("Could not place the task in the scene.\nThis should not happen.")
-        return self._scene.init_episode(self._variation), self._scene.get_observation()
+        attempts = 40 if demo is None else demo.num_reset_attempts
+        try:
+            descriptions = self._scene.init_episode(
+                self._variation, max_attempts=attempts, place_demo=demo is not None
+            )
+        except WaypointError as error:
+            raise TaskEnvironmentError(
+                f"Could not place the task {self._task.get_name()} in the scene."
+            ) from error
+        return descriptions, self._scene.get_observation()
+
+    def reset_to_demo(self, demo):
+        demo.restore_state()
+        self.set_variation(demo[0].misc["variation_index"])
+        return self.reset(demo)
 
     def get_observation(self):
         return self._scene.get_observation()
@@ -66,10 +84,11 @@ class TaskEnvironment:
         random_selection: bool = True,
         from_episode_number: int = 0,
     ):
+        state = np.random.get_state()
         self.reset()
         if fault("dead_from_demo"):
             FAULTS["dead"] = 1
         if FAULTS.get("dead") or FAULTS.get("no_demo", 0) > 0 or not hasattr(self._task, "way"):
             FAULTS["no_demo"] = FAULTS.get("no_demo", 0) - 1
             raise RuntimeError("Could not collect demos. Maybe a problem with the task?")
-        return [Demo(self._task.way(self._scene))]
+        return [Demo(self._task.way(self._scene), state, self._scene.attempts + 1)]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from faults import FAULTS, log
+from faults import FAULTS, fault, log
 from pyrep.objects.object import Object
 from pyrep.objects.vision_sensor import VisionSensor
 from pyrep.world import BASE, DOWN, TABLE, WORLD
+
+from rlbench.backend.exceptions import WaypointError
 
 HOME = np.array([0.2785, -0.0082, 1.4720])
 
@@ -93,11 +95,29 @@ class Scene:
             self.task.cleanup_()
             self.task.restore_state(self.state)
 
-    def init_episode(self, index: int):
+    def init_episode(
+        self, index: int, randomly_place: bool = True, max_attempts: int = 5, place_demo: bool = False
+    ):
         if not self.initialised:
             self.task.init_task()
             self.state, self.initialised = self.task.get_state(), True
-        descriptions = self.task.init_episode(index)
+        self.index, self.attempts = index, 0
+        while self.attempts < max_attempts:
+            descriptions = self.task.init_episode(index)
+            if place_demo:  # the demonstration's own number of tries, without the planner
+                self.attempts += 1
+                continue
+            try:
+                if fault("no_way"):  # the planner draws anew each time: what it refuses differs
+                    raise WaypointError("Infeasible episode. Can't reach waypoint 0.", self.task)
+                self.task.validate()
+                break
+            except WaypointError:
+                self.task.cleanup_()
+                self.task.restore_state(self.state)
+                self.attempts += 1
+                if self.attempts >= max_attempts:
+                    raise
         for _ in range(10):
             WORLD.tick([])
         return descriptions
@@ -136,7 +156,7 @@ class Scene:
                 gripper_pose=self.robot.arm.get_tip().get_pose(),
                 gripper_open=float(self.robot.gripper.open > 0.9),
                 joint_velocities=np.full(7, self.speed),
-                misc={},
+                misc={"variation_index": self.index},
                 **frames,
             )
         )

@@ -7,7 +7,9 @@ import re
 import numpy as np
 from pyrep.objects.dummy import Dummy
 from pyrep.objects.object import Object
-from pyrep.world import TABLE, WORLD
+from pyrep.world import BASE, REACH, TABLE, WORLD
+
+from rlbench.backend.exceptions import WaypointError
 
 TASKS_PATH = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../tasks")
 
@@ -16,7 +18,7 @@ class Task:
     def __init__(self, pyrep, robot, name=None):
         self.pyrep, self.robot = pyrep, robot
         self.name = name if name else re.sub("(?<!^)(?=[A-Z])", "_", self.__class__.__name__).lower()
-        self._conditions, self._graspable = [], []
+        self._conditions, self._fails, self._graspable = [], [], []
 
     def init_task(self) -> None:
         raise NotImplementedError()
@@ -46,6 +48,9 @@ class Task:
     def register_success_conditions(self, condition) -> None:
         self._conditions = condition
 
+    def register_fail_conditions(self, condition) -> None:
+        self._fails = condition
+
     def register_graspable_objects(self, objects) -> None:
         self._graspable = objects
 
@@ -53,8 +58,21 @@ class Task:
         return self._graspable
 
     def success(self):
+        failed = np.all([c.condition_met()[0] for c in self._fails])
+        if self._fails and failed:
+            return False, True
         met = np.all([c.condition_met()[0] for c in self._conditions])
         return met, met
+
+    def get_name(self) -> str:
+        return self.name
+
+    def validate(self) -> None:
+        """The arm must reach each waypoint of the file, wherever in the scene it is."""
+        ways = [item for item in WORLD.items.values() if re.fullmatch(r"waypoint\d+", item.name)]
+        for way in ways:
+            if np.linalg.norm(way.place - BASE - [0, 0, 0.333]) > REACH:
+                raise WaypointError(f"Infeasible episode. Can't reach {way.name}.", self)
 
     def load(self) -> Object:
         """What a .ttm would hold: only stack_blocks' is pretended here."""
@@ -69,6 +87,8 @@ class Task:
                 name = f"stack_blocks_{kind}{i}"
                 handle = WORLD.add("shape", name, place=place, size=np.full(3, 0.05), static=False)
                 WORLD.items[handle].parent = base.get_handle()
+        way = WORLD.add("dummy", "waypoint0", place=TABLE + np.array([0.9, 0.0, 0.2]))
+        WORLD.items[way].parent = base.get_handle()
         return base
 
     def get_base(self) -> Dummy:
@@ -78,7 +98,7 @@ class Task:
         self.get_base().remove()
 
     def cleanup_(self) -> None:
-        for condition in self._conditions:
+        for condition in self._conditions + self._fails:
             condition.reset()
         self.cleanup()
 

@@ -1,6 +1,9 @@
+import random
+
 import numpy as np
 from pyrep.objects.dummy import Dummy
-from pyrep.world import TABLE
+from pyrep.objects.shape import Shape
+from pyrep.world import TABLE, WORLD
 
 from rlbench.backend.conditions import Condition
 from rlbench.backend.task import Task
@@ -21,13 +24,17 @@ class ReachTarget(Task):
         base = Dummy.create()
         base.set_name(self.name)
         base.set_model(True)
+        target = WORLD.add("shape", "target", size=np.full(3, 0.05), color=[1.0, 0.0, 0.0])
+        WORLD.items[target].parent = base.get_handle()
         return base
 
     def init_task(self):
         self.register_success_conditions([Reached(self)])
 
     def init_episode(self, index):
-        self.goal = TABLE + np.array([*np.random.uniform(-0.1, 0.1, 2), 0.2])
+        height = random.uniform(0.15, 0.25)  # as setup_chess does: numpy's is not the only generator
+        self.goal = TABLE + np.array([*np.random.uniform(-0.1, 0.1, 2), height])
+        Shape("target").set_position(self.goal)
         return [f"reach the {COLOURS[index]} target", "touch it"]
 
     def variation_count(self):

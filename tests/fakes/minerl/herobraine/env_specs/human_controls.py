@@ -151,5 +151,7 @@ class Minecraft:
         if any(isinstance(h, H.ObservationFromCurrentLocation) for h in self.spec.observables):
             x, z = self.place
             place = {"xpos": x, "ypos": 64.0, "zpos": z, "yaw": self.yaw, "pitch": self.pitch}
+            if fault("silent_at_sight"):  # where Minecraft says nothing, MineRL fills in its defaults
+                place = dict.fromkeys(place, 0.0)
             seen["location_stats"] = {key: np.array(value) for key, value in place.items()}
         return seen

@@ -1,5 +1,7 @@
 """The handlers that a path_retrace specification needs, as named values."""
 
+from xml.etree import ElementTree
+
 
 class Handler:
     def __init__(self, *values):
@@ -27,7 +29,7 @@ class PreferredSpawnBiome(Handler):
 
 class LoadWorldAgentStart(Handler):
     def __init__(self, filename):
-        self.values = (filename,)
+        self.values = (ElementTree.fromstring(f"<LoadWorldFile>{filename}</LoadWorldFile>").text,)
 
 
 class DoneOnDeath(Handler): ...
