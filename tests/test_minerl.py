@@ -198,7 +198,10 @@ def test_death_terminates_and_the_time_limit_truncates(minecraft, task):
     ("faults", "error"),
     [
         ({"lose_at_tick": SETTLE + 6}, "LostError: MineRL lost its Minecraft: Connection timed out!"),
-        ({"silent_at_sight": SETTLE + 7}, "LostError: Minecraft gave no position"),  # the reset's is the first
+        (
+            {"silent_at_sight": SETTLE + 7},
+            "LostError: Minecraft gave no position",
+        ),  # the reset's is the first
         ({"abort_at_tick": SETTLE + 6}, r"died during 'step' \(signal SIGABRT\)"),
         ({"hang_at_tick": SETTLE + 6}, r"gave no answer to 'step' in 3 s and was killed"),
     ],
