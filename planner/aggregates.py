@@ -72,16 +72,19 @@ def mean_of(rows: Sequence[Summary], values: Values) -> dict[str, float] | None:
 
 
 def share_of(rows: Sequence[Summary], hits: Values) -> dict[str, float] | None:
-    """Share of the episodes' hits with its Clopper-Pearson interval; that of several trainings is at least as wide as
-    the bootstrap over trainings and layouts. None where nothing could be hit."""
+    """Share of the episodes' hits with its Clopper-Pearson interval. Several trainings count as one there, for their
+    layouts are the same, and the interval is at least that of the bootstrap over trainings and layouts. None where
+    nothing could be hit."""
     found = [bool(hit) for row in rows for hit in hits(row)]
     if not found:
         return None
-    share = share_interval(found)
-    if len({row.get("training", 0) for row in rows}) > 1:
-        drawn = crossed_interval(*cells(rows, hits))
-        share |= {"low": min(share["low"], drawn["low"]), "high": max(share["high"], drawn["high"])}
-    return share
+    share, trainings = share_interval(found), len({row.get("training", 0) for row in rows})
+    if trainings == 1:
+        return share
+    count = len(found) // trainings
+    once = share_interval(np.arange(count) < round(share["share"] * count))
+    drawn = crossed_interval(*cells(rows, hits))
+    return share | {"low": min(once["low"], drawn["low"]), "high": max(once["high"], drawn["high"])}
 
 
 def by_chunks(rows: Sequence[Summary]) -> dict[str, dict[str, Any]]:

@@ -40,6 +40,7 @@ from planner.instruments import (
     next_chunks,
     reading_error,
 )
+from planner.kept_rows import KeptRow, Versions, finished_rows
 from planner.loop import PlanResult
 from planner.parts import Parts, assemble
 from planner.records import left_out, load_result, summary_row
@@ -55,6 +56,9 @@ from world_model.model import WorldModel, fingerprint
 from world_model.sampling import open_world_model, sampling_options
 from world_model.video_metrics.features import I3D
 
+IGNORED = (  # options that change no episode, or whose weights' versions name a row's files; the locator is the task's
+    "device", "rows", "results", "page", "chunks", "loop_weights", "locator", "i3d", "resamples", "features",
+)  # fmt: skip
 BASELINES = ("do_nothing", "constant_guess", "random_walk", "true_frames")
 
 
@@ -100,12 +104,12 @@ def row_weights(row: ModelRow, cfg: DictConfig, task: str) -> list[str]:
 
     Raises:
         CommandError: the row needs finetuned weights that are neither given nor shipped.
-        OptionError: one training is given twice.
+        OptionError: an empty list is given.
     """
     given = cfg.loop_weights.get(row.loop) if row.loop else None
     several = list(given) if isinstance(given, ListConfig) else [given]
-    if len(set(several)) < len(several) or not several:
-        raise OptionError(f"loop_weights.{row.loop}={several}: expected the folders of different trainings")
+    if not several:
+        raise OptionError(f"loop_weights.{row.loop}=[]: expected the folders of one or more trainings")
     folders = [str(finetuned_folder(task, row.loop, cfg.weights, {row.loop or "": f})) for f in several]
     return folders if row.every_training else folders[:1]
 
@@ -143,20 +147,22 @@ def baseline_row(name: str, parts: Parts, seeds: Sequence[int]) -> dict[str, Any
     }
 
 
-def model_row(name: str, cfg: DictConfig, seeds: Sequence[int], run_dir: RunDir) -> dict[str, Any]:
+def model_row(kept: KeptRow, cfg: DictConfig, seeds: Sequence[int]) -> dict[str, Any]:
     """One row with the world model, on the weights of each training."""
-    row = MODEL_ROWS[name]
+    row = MODEL_ROWS[kept.name]
     folders = row_weights(row, cfg, cfg.task.name)
     headers, rows, lost = [], [], dict[str, str]()
     for training, folder in enumerate(folders):
-        episodes = rows_folder(run_dir, name, training)
+        episodes = kept.episodes(training)
         header, found = run_training(row, folder, cfg, seeds, episodes)
         headers.append(header)
         of = {"training": training} if len(folders) > 1 else {}
         rows += [summary_row(result) | of for result in found]
-        lost |= {str(seed): reason for seed, reason in left_out(episodes, seeds).items()}
+        where = f" (training {training + 1})" if of else ""
+        lost |= {f"{seed}{where}": reason for seed, reason in left_out(episodes, seeds).items()}
     named = {
         "condition_on": row.condition_on,
+        "every_training": row.every_training,
         "parts": headers[0],
         "trainings": [header["weights"] for header in headers],
         "left_out": lost,
@@ -183,11 +189,6 @@ def run_training(
     return parts.header, results
 
 
-def rows_folder(run_dir: RunDir | Path, name: str, training: int = 0) -> Path:
-    """Where a row's episodes of one training are kept."""
-    return run_dir / "rows" / (f"{name}.{training + 1}" if training else name)
-
-
 def at_hand(row: ModelRow, cfg: DictConfig) -> bool:
     """Whether a row's weights are given or shipped; the shipped loop's only beside the base that it began with.
 
@@ -209,52 +210,41 @@ def rows_at_hand(cfg: DictConfig) -> list[str]:
     return [*BASELINES, *(name for name, row in MODEL_ROWS.items() if at_hand(row, cfg))]
 
 
-def check_weights(name: str, cfg: DictConfig, run_dir: RunDir | Path) -> None:
-    """Delete a finished row that has got further trainings, so that it is made again of the episodes that are kept.
+def row_versions(name: str, cfg: DictConfig) -> Versions:
+    """The weights that a row is made with.
 
     Raises:
-        CommandError: a finished row ran on other weights than those it would run on now.
+        CommandError: they are neither given nor shipped, or one training is given twice.
     """
-    finished = run_dir / "finished" / f"{name}.json"
-    if not finished.is_file():
-        return
-    row = read_json(finished)
-    reader = weights_folder(cfg.inverse_dynamics, cfg.task.name, "inverse_dynamics")
-    used = {"inverse dynamics": [row["parts"]["inverse dynamics"]]} if "parts" in row else {}
-    now = {"inverse dynamics": [fingerprint(reader)]}
-    if name in MODEL_ROWS:
-        used["weights"] = row.get("trainings") or [row["parts"]["weights"]]
-        now["weights"] = [fingerprint(Path(f)) for f in row_weights(MODEL_ROWS[name], cfg, cfg.task.name)]
-    for part, versions in used.items():
-        if not all(u.endswith(f"({v})") for u, v in zip(versions, now[part], strict=False)):
-            raise CommandError(
-                f"{finished} ran with the {part} {', '.join(versions)}, now they are {', '.join(now[part])}; delete "
-                f"it and {rows_folder(run_dir, name)}, or give another run_dir"
-            )
-        if len(versions) < len(now[part]):
-            finished.unlink()
+    if name in BASELINES and name != "true_frames":
+        return Versions()
+    reader = fingerprint(weights_folder(cfg.inverse_dynamics, cfg.task.name, "inverse_dynamics"))
+    row = MODEL_ROWS.get(name)
+    folders = row_weights(row, cfg, cfg.task.name) if row else []
+    trainings = tuple(fingerprint(Path(folder)) for folder in folders)
+    if row and len(set(trainings)) < len(trainings):
+        raise OptionError(f"loop_weights.{row.loop}={folders}: expected the folders of different trainings")
+    return Versions(reader, trainings)
 
 
-def table_row(
-    name: str, cfg: DictConfig, parts: Parts, seeds: Sequence[int], run_dir: RunDir
-) -> dict[str, Any]:
+def table_row(kept: KeptRow, cfg: DictConfig, parts: Parts, seeds: Sequence[int]) -> dict[str, Any]:
     """One row of the table."""
-    print(f"row {name}")
-    if name in BASELINES:
-        return baseline_row(name, parts, seeds)
-    return model_row(name, cfg, seeds, run_dir)
+    print(f"row {kept.name}")
+    of_baseline = kept.name in BASELINES
+    figures = baseline_row(kept.name, parts, seeds) if of_baseline else model_row(kept, cfg, seeds)
+    return {**figures, **kept.made_with}
 
 
 def measured(
-    column: Callable[[Sequence[PlanResult]], dict[str, Any]], name: str, experts: Experts, run_dir: RunDir
+    column: Callable[[Sequence[PlanResult]], dict[str, Any]], row: KeptRow, seeds: Sequence[int]
 ) -> dict[str, Any]:
     """A column's figures of a finished row, of its first training."""
-    found = [load_result(rows_folder(run_dir, name), s) for s in experts.seeds]
+    found = [load_result(row.episodes(), s) for s in seeds]
     return column([r for r in found if r is not None])
 
 
 def frechet_of_rows(
-    names: Sequence[str], cfg: DictConfig, parts: Parts, experts: Experts, run_dir: RunDir
+    rows: Sequence[KeptRow], cfg: DictConfig, parts: Parts, experts: Experts
 ) -> dict[str, dict[str, Any]]:
     """The Fréchet column of the rows with a world model, of the first training each, for as many videos in every row;
     empty for a single episode, which is no set."""
@@ -265,19 +255,23 @@ def frechet_of_rows(
     features = hydra.utils.instantiate(cfg.features, device=device)
     column = FrechetColumn(experts, features, i3d, cfg.resamples)
     options = sha256_of({"features": plain(cfg)["features"], "i3d": cfg.i3d, "resamples": cfg.resamples})
-    kept = run_dir / "frechet" / options[:8]
-    return {n: kept_json(kept / f"{n}.json", partial(measured, column, n, experts, run_dir)) for n in names}
+    kept = f"frechet/{options[:8]}"
+    return {
+        row.name: kept_json(row.column(kept), partial(measured, column, row, experts.seeds)) for row in rows
+    }
 
 
 def following_of_rows(
-    names: Sequence[str], parts: Parts, experts: Experts, run_dir: RunDir
+    rows: Sequence[KeptRow], parts: Parts, experts: Experts, run_dir: RunDir
 ) -> dict[str, dict[str, Any]]:
     """Whether the rows with a world model follow their actions, and under ``""`` what they stand between."""
     column = ActionFollowing(experts, parts.inverse_dynamics, partial(autoencoded, parts.world_model))
     used = [parts.header[part] for part in ("inverse dynamics", "weights")]
-    kept = run_dir / "followed" / sha256_of(used)[:8]
-    rows = {n: kept_json(kept / f"{n}.json", partial(measured, column, n, experts, run_dir)) for n in names}
-    return {"": kept_json(kept / "references.json", column.references), **rows}
+    kept = f"followed/{sha256_of(used)[:8]}"
+    references = kept_json(run_dir / kept / "references.json", column.references)
+    return {"": references} | {
+        row.name: kept_json(row.column(kept), partial(measured, column, row, experts.seeds)) for row in rows
+    }
 
 
 def instruments(
@@ -327,52 +321,32 @@ def provenance(parts: Parts, cfg: DictConfig) -> dict[str, Any]:
     }
 
 
-def run(cfg: DictConfig) -> None:
-    episodes = integer(cfg, "episodes", 1)
-    for key, minimum in (("batch_size", 1), ("chunks", 1), ("seed", 0), ("resamples", 1)):
+def checked_rows(cfg: DictConfig) -> list[str]:
+    """The rows that the options ask for. OptionError for a value that one of them can't take."""
+    for key, minimum in (("episodes", 1), ("batch_size", 1), ("chunks", 1), ("seed", 0), ("resamples", 1)):
         integer(cfg, key, minimum)
     sampling_options(cfg)
     rows = rows_at_hand(cfg) if cfg.rows is None else list(cfg.rows)
     unknown = [r for r in rows if r not in (*BASELINES, *MODEL_ROWS)]
     if unknown or not rows:
         raise OptionError(f"rows={rows}: have {', '.join((*BASELINES, *MODEL_ROWS))}")
-    for name in rows:
-        if name in MODEL_ROWS:
-            row_weights(MODEL_ROWS[name], cfg, cfg.task.name)
-    ignored = (
-        "device",
-        "rows",
-        "results",
-        "page",
-        "chunks",
-        "loop_weights",
-        "locator",
-        "i3d",
-        "resamples",
-        "features",
-    )
-    run_dir = RunDir.open("evaluate", cfg, ignored)  # the locator is the task's
-    with open_dict(cfg):
-        cfg.memory, cfg.condition_on, cfg.instruction = cfg.memories.none, "imagined", None
-    parts = assemble(cfg, 1)
-    seeds = held_out_seeds(parts.task.heldout_seeds, cfg.seed, episodes)
-    for name in rows:
-        if name in BASELINES and not has_row(parts.task, name):
-            print(f"row {name} left out: task={parts.task.name} has none")
-            continue
-        check_weights(name, cfg, run_dir)
-        kept_json(run_dir / "finished" / f"{name}.json", partial(table_row, name, cfg, parts, seeds, run_dir))
-    experts = Experts(parts.envs[0], seeds)
+    return rows
+
+
+def planning_table(
+    rows: Sequence[KeptRow], cfg: DictConfig, parts: Parts, experts: Experts, run_dir: RunDir
+) -> dict[str, Any]:
+    """What the page is made of: finished rows with their further columns, instruments, provenance."""
     errors = kept_instruments(cfg, parts, experts, run_dir)
-    found = {n: run_dir / "finished" / f"{n}.json" for n in (*BASELINES, *MODEL_ROWS)}
-    table = {n: read_json(p) for n, p in found.items() if p.is_file()}
-    done = [n for n in table if rows_folder(run_dir, n).is_dir()]
-    for name, distances in frechet_of_rows(done, cfg, parts, experts, run_dir).items():
+    order = (*BASELINES, *MODEL_ROWS)
+    table = {row.name: read_json(row.finished) for row in sorted(rows, key=lambda r: order.index(r.name))}
+    imagined = [row for row in rows if row.name in MODEL_ROWS]
+    for name, distances in frechet_of_rows(imagined, cfg, parts, experts).items():
         table[name]["frechet"] = distances
-    followed = following_of_rows(done, parts, experts, run_dir)
-    for name in done:
-        table[name]["followed"] = followed[name]
-    result = {
+    followed = following_of_rows(imagined, parts, experts, run_dir)
+    for row in imagined:
+        table[row.name]["followed"] = followed[row.name]
+    return {
         "task": parts.task.name,
         "unit": parts.task.unit,
         "figure": parts.task.figure,
@@ -382,6 +356,25 @@ def run(cfg: DictConfig) -> None:
         "followed": {"means": said(parts.task.action_spec), "references": followed[""]},
         "rows": table,
     }
+
+
+def run(cfg: DictConfig) -> None:
+    names = checked_rows(cfg)
+    versions = [row_versions(name, cfg) for name in names]
+    run_dir = RunDir.open("evaluate", cfg, IGNORED)
+    asked = [KeptRow(run_dir.path, name, made) for name, made in zip(names, versions, strict=True)]
+    with open_dict(cfg):
+        cfg.memory, cfg.condition_on, cfg.instruction = cfg.memories.none, "imagined", None
+    parts = assemble(cfg, 1)
+    seeds = held_out_seeds(parts.task.heldout_seeds, cfg.seed, cfg.episodes)
+    for row in asked:
+        if row.name in BASELINES and not has_row(parts.task, row.name):
+            print(f"row {row.name} left out: task={parts.task.name} has none")
+            continue
+        kept_json(row.finished, partial(table_row, row, cfg, parts, seeds))
+    reader = fingerprint(weights_folder(cfg.inverse_dynamics, cfg.task.name, "inverse_dynamics"))
+    rows = finished_rows(run_dir, asked, reader)
+    result = planning_table(rows, cfg, parts, Experts(parts.envs[0], seeds), run_dir)
     target = ROOT / cfg.results / f"planning_{parts.task.name}.json"
     write_json(target, result)
     from planner.results import write_results

@@ -93,11 +93,12 @@ def left_out_line(result: dict[str, Any]) -> str:
     return f"\nLeft out of a row, since the simulator or its expert failed there (n counts the others): {named}.\n"
 
 
-def ends_on(row: dict[str, Any], seeds: Sequence[int]) -> np.ndarray:
-    """Executed distance on some layouts, ``(trainings, layouts)``."""
+def ends_on(row: dict[str, Any], seeds: Sequence[int], first: bool = False) -> np.ndarray:
+    """Executed distance on some layouts, ``(trainings, layouts)``; ``first`` takes the first training alone."""
     there = set(seeds)
     totals, counts = cells([e for e in row["episodes"] if e["seed"] in there], executed)
-    return totals / counts
+    ends = totals / counts
+    return ends[:1] if first else ends
 
 
 def layouts_of(row: dict[str, Any]) -> set[int]:
@@ -124,12 +125,13 @@ def paired_table(result: dict[str, Any]) -> str:
         seeds = sorted(shared & layouts_of(rows[name]))
         if not seeds:
             continue
-        there, full = ends_on(rows[name], seeds), ends_on(rows["full"], seeds)
+        there = ends_on(rows[name], seeds)
+        full = ends_on(rows["full"], seeds, first=not rows[name].get("every_training", True))
         by, times = paired_intervals(there, full)
         cell = f"| {NAMES[name]} | {signed(by, '.3f')} | {interval(times, form='.2f')} |"
         if beyond:
-            floor = ends_on(rows["oracle"], seeds).mean(0)
-            more = None if name == "oracle" else paired_intervals(there - floor, full - floor)[1]
+            floor = ends_on(rows["oracle"], seeds)
+            more = None if name == "oracle" else paired_intervals(there, full, floor)[1]
             cell += f" {interval(more, form='.2f')} |"
         lines.append(f"{cell} {len(seeds)} |")
     return "\n".join(lines) + "\n" + without_memory(rows)
@@ -139,7 +141,10 @@ def without_memory(rows: Mapping[str, Any]) -> str:
     """Which row counts as no memory: the better of the base and of as many more steps; empty unless both are there."""
     if not {"no_memory", "equal_steps"} <= set(rows):
         return ""
-    better = min(("no_memory", "equal_steps"), key=lambda n: rows[n]["executed"]["mean"])
+    seeds = sorted(layouts_of(rows["no_memory"]) & layouts_of(rows["equal_steps"]))
+    if not seeds:
+        return ""
+    better = min(("no_memory", "equal_steps"), key=lambda n: ends_on(rows[n], seeds).mean())
     return f"\nWithout memory, the better of the base and its equal steps: {NAMES[better]}.\n"
 
 
@@ -149,7 +154,10 @@ def trainings_line(result: dict[str, Any]) -> str:
     if max(several.values(), default=1) == 1:
         return "one training seed"
     named = ", ".join(f"{NAMES[n]} {count}" for n, count in several.items() if count > 1)
-    return f"training seeds: {named}, the other rows 1; intervals of several cover trainings and layouts"
+    return (
+        f"training seeds: {named}, the other rows 1; intervals of several cover trainings and layouts, both drawn "
+        "anew; what stands beside distances and shares is of the first, and with it the controls are paired"
+    )
 
 
 def weights_line(result: dict[str, Any]) -> str:

@@ -64,7 +64,11 @@ def crossed_interval(
 
 
 def paired_intervals(
-    there: ArrayLike, here: ArrayLike, resamples: int = 10_000, seed: int = 0
+    there: ArrayLike,
+    here: ArrayLike,
+    floor: ArrayLike | None = None,
+    resamples: int = 10_000,
+    seed: int = 0,
 ) -> tuple[dict[str, float], dict[str, float] | None]:
     """How much greater one row is than another on the same layouts, and how many times as great, each with the
     bootstrap of :func:`crossed_interval`; the layouts are drawn together, the trainings of each row apart.
@@ -72,25 +76,28 @@ def paired_intervals(
     Args:
         there: ``(trainings, layouts)`` of the one row.
         here: ``(trainings, layouts)`` of the row that it is compared with.
+        floor: ``(trainings, layouts)`` of a row that is taken off both first; None takes nothing off.
 
     Returns:
         Difference of the means, and their ratio; None where the mean of ``here`` is not positive.
     """
     x, y = np.asarray(there, np.float64), np.asarray(here, np.float64)
+    z = np.zeros((1, x.shape[1])) if floor is None else np.asarray(floor, np.float64)
     by, times = [], []
-    for layouts, of_x, of_y in _crossed_draws(x.shape[1], resamples, seed, len(x), len(y)):
-        above = _totals(x, of_x, layouts) / x.size
-        below = _totals(y, of_y, layouts) / y.size
+    for layouts, of_x, of_y, of_z in _crossed_draws(x.shape[1], resamples, seed, len(x), len(y), len(z)):
+        off = _totals(z, of_z, layouts) / z.size
+        above = _totals(x, of_x, layouts) / x.size - off
+        below = _totals(y, of_y, layouts) / y.size - off
         by.append(above - below)
         times.append(np.divide(above, below, out=np.full_like(above, np.inf), where=below > 0))
     shared = {"n": x.shape[1]}
     low, high = np.quantile(np.concatenate(by), [0.025, 0.975])
     difference = {"mean": float(x.mean() - y.mean()), "low": float(low), "high": float(high), **shared}
-    if y.mean() <= 0:
+    if y.mean() <= z.mean():
         return difference, None
     low, high = np.quantile(np.concatenate(times), [0.025, 0.975], method="nearest")
     return difference, {
-        "mean": float(x.mean() / y.mean()),
+        "mean": float((x.mean() - z.mean()) / (y.mean() - z.mean())),
         "low": float(low),
         "high": float(high),
         **shared,
@@ -116,7 +123,7 @@ def _resampled(n: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
     return (rng.integers(n, size=(500, n)) for _ in range(resamples // 500))
 
 
-def share_interval(hits: Sequence[bool]) -> dict[str, float]:
+def share_interval(hits: Sequence[bool] | np.ndarray) -> dict[str, float]:
     """A share with its 95% Clopper-Pearson interval: ``{share, low, high, n}``."""
     n, k = len(hits), int(np.sum(hits))
     interval = binomtest(k, n).proportion_ci(0.95, "exact")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,9 @@ from pathlib import Path
 
 import pytest
 from invoke import command
+from safetensors.torch import load_file
+
+from world_model.memory.adapter import write_safetensors
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL_MODEL = [
@@ -155,6 +159,11 @@ def test_damaged_weights_are_one_clear_line(recipe, tmp_path):
     assert len(done.stderr.strip().splitlines()) == 1 and "broken" in done.stderr, done.stderr
 
 
+def shift_weights(path: Path) -> None:
+    """Make another training's weights of a copy."""
+    write_safetensors(path, {k: v + 1e-3 for k, v in load_file(path).items()})
+
+
 def instruments(folder: Path) -> dict:
     return json.loads((folder / "results" / "planning_cube_return.json").read_text())["instruments"]
 
@@ -181,9 +190,22 @@ def test_the_loop_and_the_planning_table(recipe):
     assert set(table) == {"do_nothing", "full", "shuffled"}
     assert len(table["full"]["effect"]) == 4 and all(e > 0 for e in table["full"]["effect"])
     assert table["do_nothing"]["displaced"]["share"] == 0
-    kept = (folder / "table" / "finished" / "full.json").stat().st_mtime_ns
+    (row,) = (folder / "table" / "finished").glob("full-*.json")
+    kept = row.stat().st_mtime_ns
     assert {"imagined", "imagined after the loop"} <= set(instruments(folder)["next_chunk"])
     command("planner.evaluate", *options, "rows=[no_memory]")
     assert set(instruments(folder)["next_chunk"]) == {"imagined", "copied"}  # of other weights, measured anew
-    assert (folder / "table" / "finished" / "full.json").stat().st_mtime_ns == kept
+    assert row.stat().st_mtime_ns == kept
     assert "no memory, base" in (folder / "results.md").read_text()
+    episodes = sorted((folder / "table" / "rows").glob("full-*/*.json"))
+    written = [path.stat().st_mtime_ns for path in episodes]
+    shutil.copytree(looped / "model", folder / "other")
+    shift_weights(folder / "other" / "unet" / "diffusion_pytorch_model.safetensors")
+    several = f"loop_weights.temp_lora=[{looped / 'model'},{folder / 'other'}]"
+    command("planner.evaluate", *options, "rows=[full,shuffled]", several)
+    table = json.loads((folder / "results" / "planning_cube_return.json").read_text())["rows"]
+    assert table["full"]["executed"]["n"] == 8 and table["shuffled"]["executed"]["n"] == 4
+    assert [e["training"] for e in table["full"]["episodes"]] == [0] * 4 + [1] * 4
+    assert len(table["full"]["trainings"]) == 2 and set(table) >= {"no_memory", "do_nothing"}
+    assert [path.stat().st_mtime_ns for path in episodes] == written  # the first training's are not run again
+    assert "training seeds: **Temp-LoRA + slow-fast loop** 2" in (folder / "results.md").read_text()

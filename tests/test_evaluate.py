@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +13,10 @@ from tiny import frames, make_dataset, make_memory, make_model, make_text
 
 from benchmarks import fast_learning, where_in_theta
 from planner.aggregates import aggregate, executed, mean_of
-from planner.evaluate import BASELINES, MODEL_ROWS, check_weights, row_weights, rows_at_hand
+from planner.evaluate import BASELINES, MODEL_ROWS, row_versions, row_weights, rows_at_hand
+from planner.kept_rows import KeptRow, Versions, finished_rows
 from planner.results import NAMES, paired_table, trainings_line, write_results
-from tasks.commands import ROOT, CommandError, OptionError, compose
+from tasks.commands import CommandError, OptionError, compose
 from tasks.files import write_json
 from world_model.memory.shuffled import Shuffled
 from world_model.model import WorldModel, fingerprint
@@ -45,37 +48,60 @@ def test_a_row_runs_on_its_own_weights(tmp_path):
         row_weights(MODEL_ROWS["anchor"], cfg, "no_such_task")
 
 
+def made_of(folder, content):
+    (folder / "unet").mkdir(parents=True, exist_ok=True)
+    (folder / "unet" / "of.safetensors").write_text(content)
+    return folder
+
+
 def test_a_row_of_several_trainings_runs_on_each_and_its_controls_on_the_first(tmp_path):
-    folders = [str(tmp_path / name) for name in "abc"]
-    for folder in folders:
-        (tmp_path / folder / "unet").mkdir(parents=True)
+    folders = [str(made_of(tmp_path / name, name)) for name in "abc"]
     cfg = compose("evaluate", [f"loop_weights.temp_lora=[{','.join(folders)}]"])
     assert row_weights(MODEL_ROWS["full"], cfg, "cube_return") == folders
     assert row_weights(MODEL_ROWS["shuffled"], cfg, "cube_return") == folders[:1]
-    cfg = compose("evaluate", [f"loop_weights.temp_lora=[{folders[0]},{folders[0]}]"])
+    made = row_versions("full", cfg)
+    assert made.trainings == tuple(fingerprint(Path(folder)) for folder in folders)
+    same = str(made_of(tmp_path / "copy", "a"))
+    cfg = compose("evaluate", [f"loop_weights.temp_lora=[{folders[0]},{same}]"])
     with pytest.raises(OptionError, match="expected the folders of different trainings"):
-        rows_at_hand(cfg)
+        row_versions("full", cfg)
+    with pytest.raises(OptionError, match=r"temp_lora=\[\]: expected the folders"):
+        row_versions("full", compose("evaluate", ["loop_weights.temp_lora=[]"]))
 
 
-def test_a_finished_row_is_made_again_for_further_trainings_and_refused_for_others(tmp_path):
-    reader = ROOT / "weights" / "cube_return" / "inverse_dynamics"
-    folders = [tmp_path / name for name in "abc"]
-    for folder in folders:
-        (folder / "unet").mkdir(parents=True)
-        (folder / "unet" / "of.safetensors").write_text(folder.name)
-    used = [f"{folder.name} ({fingerprint(folder)})" for folder in folders]
-    finished = tmp_path / "finished" / "full.json"
-    row = {"parts": {"inverse dynamics": f"i ({fingerprint(reader)})"}, "trainings": used[:2]}
-    write_json(finished, row)
-    cfg = compose("evaluate", [f"loop_weights.temp_lora=[{folders[0]},{folders[1]}]"])
-    check_weights("full", cfg, tmp_path)
-    assert finished.is_file()
-    others = compose("evaluate", [f"loop_weights.temp_lora=[{folders[0]},{folders[2]}]"])
-    with pytest.raises(CommandError, match=r"ran with the weights a .*, b .*; delete it and .*rows/full"):
-        check_weights("full", others, tmp_path)
-    further = compose("evaluate", [f"loop_weights.temp_lora=[{','.join(map(str, folders))}]"])
-    check_weights("full", further, tmp_path)
-    assert not finished.exists()
+def test_what_is_kept_is_named_by_the_weights_that_made_it(tmp_path):
+    def kept(name, *trainings, reader="r"):
+        return KeptRow(tmp_path, name, Versions(reader, trainings))
+
+    one, two = kept("full", "a"), kept("full", "a", "b")
+    assert one.finished != two.finished and one.episodes() == two.episodes(0)
+    folders = [
+        two.episodes(0),
+        two.episodes(1),
+        kept("full", "c").episodes(),
+        kept("shuffled", "a").episodes(),
+    ]
+    folders += [kept("full", "a", reader="s").episodes()]
+    assert len(set(folders)) == len(folders)
+    assert one.column("frechet/x") != kept("full", "c").column("frechet/x")
+    assert KeptRow(tmp_path, "do_nothing", Versions()).finished.name == "do_nothing.json"
+
+
+def test_a_table_shows_what_was_asked_for_and_the_newest_of_the_other_rows(tmp_path):
+    def finish(name, reader, *trainings, at=0):
+        row = KeptRow(tmp_path, name, Versions(reader, trainings))
+        write_json(row.finished, row.made_with)
+        os.utime(row.finished, (at, at))
+        return row
+
+    older, newer = finish("full", "r", "a", at=1), finish("full", "r", "b", at=2)
+    base, nothing = finish("no_memory", "r", "n", at=1), finish("do_nothing", None, at=1)
+    finish("anchor", "another reader", "x", at=3)
+    write_json(tmp_path / "finished" / "theta_off.json", {"of": "an older version"})
+    missing = KeptRow(tmp_path, "oracle", Versions("r", ("o",)))
+    found = finished_rows(tmp_path, [older, missing], "r")
+    assert sorted(found, key=lambda r: r.name) == [nothing, older, base]
+    assert newer in finished_rows(tmp_path, [], "r")
 
 
 def test_figures_of_several_trainings_cover_them():

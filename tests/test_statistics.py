@@ -59,5 +59,7 @@ def test_a_pair_of_rows_shares_its_layouts():
         by["mean"] == pytest.approx(layouts.mean()) and by["low"] < by["mean"] < by["high"] and by["n"] == 30
     )
     assert paired_intervals(layouts, -layouts)[1] is None
+    beyond = paired_intervals(2 * layouts, layouts, 0.5 * layouts)[1]
+    assert beyond is not None and beyond["low"] == pytest.approx(3) and beyond["high"] == pytest.approx(3)
     unsure = paired_intervals(layouts, layouts - layouts.mean() + 0.02)[1]
     assert unsure is not None and unsure["high"] == np.inf

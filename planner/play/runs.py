@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from planner.kept_rows import row_name
 from planner.results import NAMES
 
 RESULT = "result.json"  # written last
@@ -39,10 +40,12 @@ def all_runs(runs: Path) -> list[dict[str, Any]]:
             found.append((_changed(folder / RESULT), _table(runs, folder, told, finished=True)))
     for depth in range(1, DEPTH + 1):
         for folder in runs.glob("*/" * depth + ROWS):
-            rows = {p.stem: row for p in sorted(folder.glob("*.json")) if (row := _read(p))}
+            paths = sorted(folder.glob("*.json"), key=_changed)
+            rows = {row_name(p): row for p in paths if (row := _read(p))}
             if rows and folder.parent not in tables:
-                newest = max(_changed(folder / f"{name}.json") for name in rows)
-                found.append((newest, _table(runs, folder.parent, {"rows": rows}, finished=False)))
+                found.append(
+                    (_changed(paths[-1]), _table(runs, folder.parent, {"rows": rows}, finished=False))
+                )
     return [told for _, told in sorted(found, key=lambda pair: -pair[0])]
 
 
