@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from tasks.commands import ROOT, CommandError
+from tasks.commands import ROOT, CommandError, OptionError
 from tasks.hub import HubError, hub_name, located
 
 
@@ -48,10 +48,15 @@ def finetuned_folder(
 
     Raises:
         CommandError: the row needs finetuned weights that are neither given nor shipped.
+        OptionError: what is given is no name of a folder.
     """
     if loop is None:
         return weights_folder(given, task, "world_model")
     if folder := loop_weights.get(loop):
+        if not isinstance(folder, str):
+            raise OptionError(
+                f"loop_weights.{loop}={folder}: expected one folder; planner.evaluate takes several"
+            )
         return weights_folder(folder, task, "world_model")
     shipped = ROOT / "weights" / task / f"world_model-{loop}"
     if not shipped.is_dir():

@@ -18,6 +18,7 @@ from planner.kept_rows import KeptRow, Versions, finished_rows
 from planner.results import NAMES, paired_table, trainings_line, write_results
 from tasks.commands import CommandError, OptionError, compose
 from tasks.files import write_json
+from tasks.shipped import finetuned_folder
 from world_model.memory.shuffled import Shuffled
 from world_model.model import WorldModel, fingerprint
 
@@ -46,6 +47,11 @@ def test_a_row_runs_on_its_own_weights(tmp_path):
     assert base.endswith("weights/cube_return/world_model")
     with pytest.raises(CommandError, match="slowfast_loop task=no_such_task memory=anchor"):
         row_weights(MODEL_ROWS["anchor"], cfg, "no_such_task")
+
+
+def test_one_folder_where_several_can_not_be_taken():
+    with pytest.raises(OptionError, match=r"temp_lora=\['a', 'b'\]: expected one folder"):
+        finetuned_folder("cube_return", "temp_lora", None, {"temp_lora": ["a", "b"]})
 
 
 def made_of(folder, content):
