@@ -416,6 +416,7 @@ def test_the_ablations_run(weights, tmp_path, table, more):
         ("ranks=[]", "ranks=[]: expected numbers above 0"),
         ("weights=no/such", "no/such is missing"),
         ("inverse_dynamics=no/such", "no/such is missing"),
+        ("~reader._target_", "reader has no _target_; its options are: _partial_;"),
         ("i3d=no/such/file.pt", "no/such/file.pt: no such file"),
         ("lpips.net=vgg19", "net=vgg19: expected alex, vgg, squeeze"),
         ("lpips.backbone=no/such.pth", "LPIPS needs"),

@@ -20,7 +20,7 @@ from planner.loop import PlanResult
 from tasks import ActionSpec
 from tasks.actions import keys_and_camera
 from tasks.cube_return import CubeReturn
-from tasks.following import Reading, said
+from tasks.following import ReadActions, said
 from world_model.autoencoder import FrameAutoencoder
 from world_model.video_tables.adversaries import ADVERSARIES, REFERENCES, Autoencoded, doubts, reference_row
 from world_model.video_tables.clips import Clip, Clips
@@ -106,12 +106,12 @@ def test_keys_must_all_agree_and_the_camera_nearly():
     read[0, SPEC.names.index("jump")] = 1
     read[1, SPEC.names.index("camera_yaw")] += 4.9
     read[3, SPEC.names.index("camera_pitch")] -= 5.1
-    reading = Reading.of(SPEC, read, told)
+    reading = ReadActions.of(SPEC, read, told)
     assert reading.followed.tolist() == [False, True, True, False] and reading.unit == "degrees"
     assert reading.figures() == {"followed": 0.5}
     assert "all keys" in said(SPEC) and "5°" in said(SPEC)
     with pytest.raises(ValueError, match="expected the same"):
-        Reading.of(SPEC, read[:3], told)
+        ReadActions.of(SPEC, read[:3], told)
 
 
 def test_a_gripper_is_read_in_millimetres():
@@ -120,7 +120,7 @@ def test_a_gripper_is_read_in_millimetres():
     read = told.copy()
     read[:, 3:7] = [0, 1, 0, 0]  # not compared
     read[0, 1], read[1, 7], read[2, 0] = 0.03, 0, 0.51
-    figures = Reading.of(spec, read, told).figures()
+    figures = ReadActions.of(spec, read, told).figures()
     assert figures == {"followed": 0.5, "position_mm": pytest.approx(5, abs=0.01), "gripper": 0.75}
     assert "20 mm" in said(spec)
 
@@ -148,7 +148,11 @@ def test_what_does_not_follow_its_actions_is_near_the_floor(bench):
     assert not [d for d in doubts(rows) if d.metric == "followed"]
     model = {**rows["wrong_action"], "label": "no memory", "kind": "model"}
     doubted = {d.adversary for d in doubts({**rows, "model": model}) if d.metric == "followed"}
-    assert "wrong_action" in doubted
+    assert "wrong_action" in doubted and "cut_injected" not in doubted
+    blind = {**rows["autoencoded"], "figures": rows["cut_injected"]["figures"]}
+    assert "cut_injected" in {
+        d.adversary for d in doubts({**rows, "autoencoded": blind}) if d.metric == "followed"
+    }
 
 
 def test_a_frozen_video_of_next_chunks_follows_nothing_where_chunks_meet(bench):
@@ -172,6 +176,10 @@ def test_what_cannot_be_read_is_said(reader):
     read_back, clip = ReadBack(reader, "reader"), walk(0, 0)
     assert read_back.misfit([clip]) == ""
     assert "have no actions, reader reads 3" in read_back.misfit([replace(clip, actions=None)])
+    assert read_back.misfit([clip], WALK.names) == ""
+    assert "actions are forward, yaw, pitch, reader reads forward, pitch" in read_back.misfit(
+        [clip], ("forward", "yaw", "pitch")
+    )
     assert "actions of [2] numbers" in read_back.misfit([replace(clip, actions=clip.actions[:, :2])])
     larger = replace(clip, frames=clip.frames.repeat(2, 1).repeat(2, 2))
     assert "expected frames" in read_back.misfit([larger])
