@@ -7,22 +7,30 @@ first, are left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inverse_dynamics.model import InverseDynamics
-from planner.expert_episode import Experts
-from planner.loop import PlanResult
 from tasks import Subgoal
-from tasks.following import Reading
+from tasks.following import ReadActions
 from tasks.statistics import mean_interval
 from world_model.video_metrics.videos import freeze, inject_cuts, shuffle
 
+if TYPE_CHECKING:  # the page of results needs neither weights nor simulators
+    from inverse_dynamics.model import InverseDynamics
+    from planner.expert_episode import Experts
+    from planner.loop import PlanResult
+
 Figures = dict[str, dict[str, float]]
 REFERENCES = ("true", "autoencoded", "another_layout", "frozen", "shuffled", "cut_injected")
+LOW = ("another_layout", "frozen", "shuffled")  # what follows has to be above them, the intervals apart
+BARS = {
+    "true": LOW,
+    "autoencoded": (*LOW, "cut_injected"),
+}  # cut videos are right between the cuts: no bar of a row
 
 
 class ActionFollowing:
@@ -44,10 +52,10 @@ class ActionFollowing:
         chunks whose captions tell what to do (``told``) and for ``returns``, which only a memory can follow; of a
         gripper ``position_mm`` and ``gripper``. Episodes of another plan than the layout's are left out; empty where
         none is left."""
-        told = {layout.seed: (layout.plan, episode) for layout, episode in self.experts.episodes}
+        acted = {layout.seed: (layout.plan, episode) for layout, episode in self.experts.episodes}
         episodes = []
         for r in results:
-            plan, expert = told.get(r.layout.seed, ((), None))
+            plan, expert = acted.get(r.layout.seed, ((), None))
             if expert is None or _asked(plan) != _asked(r.plan) or len(r.executed) != len(expert):
                 continue
             at = self.experts.begin(plan) - 1
@@ -56,7 +64,8 @@ class ActionFollowing:
 
     def references(self) -> dict[str, Figures]:
         """The ceilings, ``true`` and ``autoencoded``; the floor, ``another_layout``'s true video of as many frames;
-        and what must not pass: the first frame ``frozen``, the frames ``shuffled``, two hard cuts."""
+        and what must not pass: the first frame ``frozen``, the frames ``shuffled``; and two hard cuts, which lie
+        between. :func:`doubts` compares."""
         videos = self._videos
         spoiled = {name: [self._spoil(name, k) for k in range(len(videos))] for name in REFERENCES}
         found = {}
@@ -92,15 +101,18 @@ class ActionFollowing:
             return inject_cuts([blurred], (len(frames) // 3, 2 * len(frames) // 3))[0]
         return {"true": frames, "autoencoded": blurred, "frozen": freeze([blurred])[0]}[name]
 
-    def _figures(self, plan: Sequence[Subgoal], read: np.ndarray, told: np.ndarray) -> dict[str, float]:
+    def _figures(self, plan: Sequence[Subgoal], read: np.ndarray, commanded: np.ndarray) -> dict[str, float]:
         """Of one episode, whose imagined chunks are the plan's last."""
-        reading, length = Reading.of(self.reader.spec, read, told), self.experts.env.task.chunk_frames
-        imagined = plan[len(plan) - len(told) // length :]
+        actions, length = (
+            ReadActions.of(self.reader.spec, read, commanded),
+            self.experts.env.task.chunk_frames,
+        )
+        imagined = plan[len(plan) - len(commanded) // length :]
         back = np.repeat([s.kind == "return" for s in imagined], length)
-        figures = reading.figures()
+        figures = actions.figures()
         for name, steps in (("told", ~back), ("returns", back)):
             if steps.any():
-                figures[name] = float(reading.followed[steps].mean())
+                figures[name] = float(actions.followed[steps].mean())
         return figures
 
 
@@ -112,3 +124,34 @@ def _asked(plan: Sequence[Subgoal]) -> list[tuple[str, str, str | None]]:
 def _intervals(episodes: Sequence[dict[str, float]]) -> dict[str, Any]:
     names = dict.fromkeys(name for e in episodes for name in e)
     return {n: mean_interval([e[n] for e in episodes if n in e]) for n in names}
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """A video that is not above one it has to be above: the intervals are not apart.
+
+    Attributes:
+        video: a row's name, or ``true`` or ``autoencoded``: then the reader can't be trusted.
+        beside: one of ``REFERENCES``.
+        share: the figure: ``told``, or ``followed`` where no caption tells what to do.
+    """
+
+    video: str
+    beside: str
+    share: str
+    figure: Mapping[str, float]
+    bar: Mapping[str, float]
+
+
+def doubts(references: Mapping[str, Figures], rows: Mapping[str, Figures]) -> list[Doubt]:
+    """Where a reader's ceilings, or rows, are not above the floor and what must not pass, by the share of actions
+    followed where the caption tells."""
+    found = []
+    ceilings = [(n, references[n], bars) for n, bars in BARS.items() if n in references]
+    for video, figures, bars in [*ceilings, *((n, figures, LOW) for n, figures in rows.items())]:
+        share = "told" if "told" in figures else "followed"
+        for beside in bars:
+            figure, bar = figures.get(share), references.get(beside, {}).get(share)
+            if figure and bar and figure["low"] <= bar["high"]:
+                found.append(Doubt(video, beside, share, figure, bar))
+    return found

@@ -10,6 +10,7 @@ import numpy as np
 from inverse_dynamics.model import InverseDynamics
 from planner.locator import Locator
 from tasks import Episode, Segment, Subgoal
+from tasks.following import ReadActions
 from world_model.model import WorldModel
 
 EXACT = 1e-9  # squared levels of 255: json has no infinity for the PSNR of frames that are the same
@@ -108,15 +109,10 @@ def imagined_reading_error(reader: InverseDynamics, chunks: Sequence[NextChunk])
     return _action_error(reader, read, np.concatenate([c.actions for c in told]))
 
 
-def _action_error(reader: InverseDynamics, read: np.ndarray, told: np.ndarray) -> dict[str, float]:
-    binary = reader.spec.indices("binary")
-    right = ((read[:, binary] > 0.5) == (told[:, binary] > 0.5)).all(1)
-    if at := reader.spec.indices("position"):
-        figures = _spread(1000 * np.linalg.norm(read[:, at] - told[:, at], axis=1), "mm")
-        return {**figures, "gripper": float(np.mean(right)), "n": len(read)}
-    at = reader.spec.indices("degrees")
-    figures = _spread(np.linalg.norm(read[:, at] - told[:, at], axis=1), "degrees")
-    return {**figures, "keys": float(np.mean(right)), "n": len(read)}
+def _action_error(reader: InverseDynamics, read: np.ndarray, commanded: np.ndarray) -> dict[str, float]:
+    actions = ReadActions.of(reader.spec, read, commanded)
+    figures, binary = _spread(actions.off, actions.unit), "gripper" if actions.unit == "mm" else "keys"
+    return {**figures, binary: float(np.mean(actions.right)), "n": len(read)}
 
 
 def locating_error(

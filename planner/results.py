@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from planner import benchmark_sections as benchmarks
+from planner.action_following import BARS, LOW, doubts
 from planner.aggregates import cells, executed
 from planner.figures import interval, signed
 from tasks.commands import ROOT
@@ -239,7 +240,35 @@ same layout; share of steps ({measured["means"]}). A row near the floor shows
 something else than what it was told:
 
 {table}
+
+{doubt_lines(result)}
 """
+
+
+def doubt_lines(result: dict[str, Any]) -> str:
+    """Which rows don't follow their actions more than what must not pass, and whether the reader can tell at all."""
+    references = result["followed"]["references"]
+    rows = {n: r["followed"] for n in NAMES if (r := result["rows"].get(n, {})).get("followed")}
+    lines = []
+    for d in doubts(references, rows):
+        form = FOLLOWED[d.share][1]
+        what = (
+            f"**The reader can't be trusted here**: {REFERENCES[d.video]}"
+            if d.video in BARS
+            else NAMES[d.video]
+        )
+        lines.append(
+            f"- {what}: by {FOLLOWED[d.share][0]} not above *{REFERENCES[d.beside]}*, the intervals apart "
+            f"({interval(d.figure, form=form)} against {interval(d.bar, form=form)})"
+        )
+    if lines:
+        return "\n".join(lines)
+    low = "; ".join(f"*{REFERENCES[n]}*" for n in LOW if n in references)
+    return (
+        f"The ceilings and every row are above what must not pass ({low}), the intervals apart."
+        if low
+        else ""
+    )
 
 
 def lengths_table(result: dict[str, Any]) -> str:

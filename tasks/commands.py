@@ -43,6 +43,7 @@ TARGETED = (
     "corruption",
     "features",
     "record",
+    "reader",
 )  # made by their _target_
 INTERRUPTED = 130
 

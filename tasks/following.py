@@ -15,7 +15,7 @@ NEAR = {"mm": 20.0, "degrees": 5.0}  # an action read no farther from the comman
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReadActions:
     """N actions read off frames, beside those that were commanded. Orientations are not compared.
 
     Attributes:
@@ -29,16 +29,18 @@ class Reading:
     right: np.ndarray
 
     @classmethod
-    def of(cls, spec: ActionSpec, read: np.ndarray, told: np.ndarray) -> Reading:
+    def of(cls, spec: ActionSpec, read: np.ndarray, commanded: np.ndarray) -> ReadActions:
         """``(N, A)`` actions read and commanded. Raises ValueError where their shapes differ."""
-        if read.shape != told.shape:
-            raise ValueError(f"{read.shape} actions were read, {told.shape} commanded; expected the same")
+        if read.shape != commanded.shape:
+            raise ValueError(
+                f"{read.shape} actions were read, {commanded.shape} commanded; expected the same"
+            )
         positions, binary = spec.indices("position"), spec.indices("binary")
         at, unit, scale = (
             (positions, "mm", 1000.0) if positions else (spec.indices("degrees"), "degrees", 1.0)
         )
-        right = ((read[:, binary] > 0.5) == (told[:, binary] > 0.5)).all(1)
-        return cls(scale * np.linalg.norm(read[:, at] - told[:, at], axis=1), unit, right)
+        right = ((read[:, binary] > 0.5) == (commanded[:, binary] > 0.5)).all(1)
+        return cls(scale * np.linalg.norm(read[:, at] - commanded[:, at], axis=1), unit, right)
 
     @property
     def followed(self) -> np.ndarray:

@@ -159,6 +159,7 @@ def test_instantiation_errors_name_their_cause(capsys):
         ("~env._target_", "env has no _target_; its options are: _partial_, image_size;"),
         ("~task._target_", "task has no _target_; its options are: cubes, name;"),
         ("+corruption={folder: a}", "corruption has no _target_; its options are: folder;"),
+        ("+reader={folder: a}", "reader has no _target_; its options are: folder;"),
         ("+memories={none: {steps: 1}}", "memories.none has no _target_; its options are: steps;"),
     ],
 )

@@ -357,8 +357,18 @@ def resumed(weights: Path, run_dir: Path, rows: str) -> None:
     row = run_dir / "finished/long/no_memory.json"
     before, told = np.load(lost)["frames"], json.loads(row.read_text())
     lost.unlink(), row.unlink()
+    stale = [run_dir / "finished" / x for x in ("next_chunk/no_memory.json", "references/frozen.json")]
+    kept = [json.loads(p.read_text()) for p in stale]
+    for path, was, reader in zip(
+        stale, kept, ({"reader": None}, {}), strict=True
+    ):  # none, and older than the key
+        now = {k: v for k, v in was.items() if k != "reader"} | {"figures": {}} | reader
+        path.write_text(json.dumps(now))
     evaluate.run(options(weights, run_dir, "table=4", "rows=[no_memory]"))  # table 4 shares table 1's rows
-    assert {p for p, t in times.items() if p.stat().st_mtime_ns != t} == {lost, row}
+    assert {p for p, t in times.items() if p.stat().st_mtime_ns != t} == {lost, row, *stale}
+    for path, was in zip(stale, kept, strict=True):
+        again = json.loads(path.read_text())
+        assert again["figures"] == was["figures"] and "inverse dynamics" in again["reader"] == was["reader"]
     assert np.array_equal(np.load(lost)["frames"], before)
     assert json.loads(row.read_text())["figures"] == told["figures"]
     other = run_dir.parent / "other"
@@ -384,12 +394,14 @@ def resumed(weights: Path, run_dir: Path, rows: str) -> None:
         pytest.param(9, ["varied=no_memory", "steps=[1,2]"], marks=pytest.mark.slow),
     ],
 )
-def test_the_ablations_run(weights, tmp_path, table, more):
+def test_the_ablations_run(weights, tmp_path, capsys, table, more):
     data = make_dataset(tmp_path / "data", (2, 3, 2, 2))
     given = [f"data={data}", "frames=null", "clips=2", f"table={table}", "inverse_dynamics=null", *more]
     evaluate.run(options(weights, tmp_path / "run", *given))
     result = json.loads((tmp_path / f"run/table_{table}/result.json").read_text())
     page = (tmp_path / f"run/table_{table}/table.md").read_text()
+    header = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("  metrics  "))
+    assert "inverse dynamics" not in header  # it reads other actions than these
     if table == 3:
         assert result["costs"]["rows"]["with"]["figures"]["seconds"]["n"] == 2
         assert interval(result["costs"]["ratios"]["seconds"], ".3f") in page and "1.068" in page
@@ -416,6 +428,7 @@ def test_the_ablations_run(weights, tmp_path, table, more):
         ("ranks=[]", "ranks=[]: expected numbers above 0"),
         ("weights=no/such", "no/such is missing"),
         ("inverse_dynamics=no/such", "no/such is missing"),
+        ("~reader._target_", "reader has no _target_; its options are: _partial_;"),
         ("i3d=no/such/file.pt", "no/such/file.pt: no such file"),
         ("lpips.net=vgg19", "net=vgg19: expected alex, vgg, squeeze"),
         ("lpips.backbone=no/such.pth", "LPIPS needs"),

@@ -13,16 +13,18 @@ from tiny import SIDE
 
 from envs.tabletop import TabletopEnv
 from inverse_dynamics.model import InverseDynamics, InverseDynamicsConfig, to_unit
-from planner.action_following import ActionFollowing
+from planner.action_following import ActionFollowing, doubts
 from planner.baselines import do_nothing
 from planner.expert_episode import Experts
 from planner.loop import PlanResult
+from planner.results import following_table
 from tasks import ActionSpec
 from tasks.actions import keys_and_camera
 from tasks.cube_return import CubeReturn
-from tasks.following import Reading, said
+from tasks.following import ReadActions, said
 from world_model.autoencoder import FrameAutoencoder
-from world_model.video_tables.adversaries import ADVERSARIES, REFERENCES, Autoencoded, doubts, reference_row
+from world_model.video_tables import adversaries
+from world_model.video_tables.adversaries import ADVERSARIES, REFERENCES, Autoencoded, reference_row
 from world_model.video_tables.clips import Clip, Clips
 from world_model.video_tables.following import ReadBack
 from world_model.video_tables.judge import Judge
@@ -106,12 +108,12 @@ def test_keys_must_all_agree_and_the_camera_nearly():
     read[0, SPEC.names.index("jump")] = 1
     read[1, SPEC.names.index("camera_yaw")] += 4.9
     read[3, SPEC.names.index("camera_pitch")] -= 5.1
-    reading = Reading.of(SPEC, read, told)
+    reading = ReadActions.of(SPEC, read, told)
     assert reading.followed.tolist() == [False, True, True, False] and reading.unit == "degrees"
     assert reading.figures() == {"followed": 0.5}
     assert "all keys" in said(SPEC) and "5°" in said(SPEC)
     with pytest.raises(ValueError, match="expected the same"):
-        Reading.of(SPEC, read[:3], told)
+        ReadActions.of(SPEC, read[:3], told)
 
 
 def test_a_gripper_is_read_in_millimetres():
@@ -120,7 +122,7 @@ def test_a_gripper_is_read_in_millimetres():
     read = told.copy()
     read[:, 3:7] = [0, 1, 0, 0]  # not compared
     read[0, 1], read[1, 7], read[2, 0] = 0.03, 0, 0.51
-    figures = Reading.of(spec, read, told).figures()
+    figures = ReadActions.of(spec, read, told).figures()
     assert figures == {"followed": 0.5, "position_mm": pytest.approx(5, abs=0.01), "gripper": 0.75}
     assert "20 mm" in said(spec)
 
@@ -145,10 +147,14 @@ def test_what_does_not_follow_its_actions_is_near_the_floor(bench):
     assert share["other_layouts"] < 0.5 and share["frozen"] < 0.1
     assert max(share["shuffled"], share["wrong_action"]) < share["other_layouts"] + 0.2
     assert share["cut_injected"] < share["autoencoded"] - 0.1  # two thirds of its frames are as they were
-    assert not [d for d in doubts(rows) if d.metric == "followed"]
+    assert not [d for d in adversaries.doubts(rows) if d.metric == "followed"]
     model = {**rows["wrong_action"], "label": "no memory", "kind": "model"}
-    doubted = {d.adversary for d in doubts({**rows, "model": model}) if d.metric == "followed"}
-    assert "wrong_action" in doubted
+    doubted = {d.adversary for d in adversaries.doubts({**rows, "model": model}) if d.metric == "followed"}
+    assert "wrong_action" in doubted and "cut_injected" not in doubted
+    blind = {**rows["autoencoded"], "figures": rows["cut_injected"]["figures"]}
+    assert "cut_injected" in {
+        d.adversary for d in adversaries.doubts({**rows, "autoencoded": blind}) if d.metric == "followed"
+    }
 
 
 def test_a_frozen_video_of_next_chunks_follows_nothing_where_chunks_meet(bench):
@@ -172,6 +178,10 @@ def test_what_cannot_be_read_is_said(reader):
     read_back, clip = ReadBack(reader, "reader"), walk(0, 0)
     assert read_back.misfit([clip]) == ""
     assert "have no actions, reader reads 3" in read_back.misfit([replace(clip, actions=None)])
+    assert read_back.misfit([clip], WALK.names) == ""
+    assert "actions are forward, yaw, pitch, reader reads forward, pitch" in read_back.misfit(
+        [clip], ("forward", "yaw", "pitch")
+    )
     assert "actions of [2] numbers" in read_back.misfit([replace(clip, actions=clip.actions[:, :2])])
     larger = replace(clip, frames=clip.frames.repeat(2, 1).repeat(2, 2))
     assert "expected frames" in read_back.misfit([larger])
@@ -229,3 +239,39 @@ def test_an_episode_of_another_plan_is_left_out(experts, root):
     other = CubeReturn().layout(1_000_001).plan
     assert column([rows[0], replace(rows[1], plan=other)])["followed"]["n"] == 1
     assert column([replace(rows[1], plan=other)]) == {}
+
+
+def share_of(mean: float, name: str = "told") -> dict[str, dict[str, float]]:
+    """Figures of a video whose share has an interval of 0.1 to either side; of all steps it says nothing."""
+    around = {"low": mean - 0.1, "high": mean + 0.1, "n": 9}
+    return {"followed": {"mean": 0.5, "low": 0.0, "high": 1.0, "n": 9}, name: {"mean": mean, **around}}
+
+
+def test_rows_and_readers_that_are_not_above_the_floor_are_named():
+    references = {
+        "true": share_of(0.95), "autoencoded": share_of(0.9), "another_layout": share_of(0.1),
+        "frozen": share_of(0.0), "shuffled": share_of(0.05), "cut_injected": share_of(0.6),
+    }  # fmt: skip
+    result = {
+        "followed": {"means": "as told", "references": references},
+        "rows": {"full": {"followed": share_of(0.4)}, "no_memory": {"followed": {}}, "do_nothing": {}},
+    }
+    assert doubts(references, {"full": share_of(0.4)}) == []  # cuts are no bar of a row
+    page = following_table(result)
+    assert "The ceilings and every row are above" in page and "\n- " not in page
+    result["rows"]["full"] = {"followed": share_of(0.28)}
+    result["rows"]["shuffled"] = {"followed": share_of(0.26)}  # a row of the same name as a reference
+    page = following_table(result)
+    lines = [line for line in page.splitlines() if line.startswith("- ")]
+    assert [line.partition(":")[0] for line in lines] == ["- **Temp-LoRA + slow-fast loop**", "- control"]
+    assert "where the caption tells not above *floor: another layout's*" in lines[0]
+    assert "(28% [18%, 38%] against 10% [0%, 20%])" in lines[0] and "every row" not in page
+    asleep = {**references, "true": share_of(0.15), "cut_injected": share_of(0.9)}
+    blind = [(d.video, d.beside) for d in doubts(asleep, {})]
+    low = [("true", n) for n in ("another_layout", "frozen", "shuffled")]
+    assert blind == [*low, ("autoencoded", "cut_injected")]
+    assert "reader can't be trusted here**: ceiling: the simulator's own" in following_table(
+        {**result, "followed": {"means": "as told", "references": asleep}}
+    )
+    way_back = {n: share_of(0.9 if n == "true" else 0.1, "returns") for n in ("true", "frozen")}
+    assert doubts(way_back, {})[0].share == "followed"

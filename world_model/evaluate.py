@@ -8,7 +8,7 @@ in the run directory, which all tables of the same videos share; interrupted, th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property, partial
 from importlib.metadata import version
@@ -101,8 +101,8 @@ class Bench:
             return None
 
     @cached_property
-    def read_back(self) -> ReadBack | None:
-        """The actions off the videos, where a reader is shipped; one that was given must be there."""
+    def reader(self) -> ReadBack | None:
+        """Who reads actions off videos, where one is shipped; one that was given must be there."""
         try:
             folder = weights_folder(self.cfg.inverse_dynamics, self.task.name, "inverse_dynamics")
         except CommandError as error:
@@ -110,6 +110,14 @@ class Bench:
             return None
         reader = hydra.utils.instantiate(self.cfg.reader)(folder, self.device)
         return ReadBack(reader, f"inverse dynamics {shown(folder)} ({fingerprint(folder)})")
+
+    @cached_property
+    def read_back(self) -> ReadBack | None:
+        """The reader, where it reads these videos; one that was given must."""
+        if self.reader and (why := self.reader.misfit(self.clips.truth, self.clips.action_names)):
+            self._cannot_read(why)
+            return None
+        return self.reader
 
     def _cannot_read(self, why: str) -> None:
         if self.cfg.inverse_dynamics is not None:
@@ -121,6 +129,10 @@ class Bench:
         if line not in self.left_out:
             self.left_out.append(line)
             print(f"left out: {line}", flush=True)
+
+    def check(self) -> None:
+        """Open what needs no videos: an option that names nothing is said before any is recorded."""
+        _ = self.features, self.i3d, self.lpips, self.reader
 
     def open(self, run_dir: RunDir) -> Bench:
         """Know where the videos are kept."""
@@ -147,11 +159,8 @@ class Bench:
     @cached_property
     def judge(self) -> Judge:
         """All metrics."""
-        cfg, read_back = self.cfg, self.read_back
-        if read_back is not None and (why := read_back.misfit(self.clips.truth)):
-            self._cannot_read(why)
-            read_back = None
-        return Judge(self.clips, self.features, self.i3d, self.lpips, cfg.cuts, cfg.resamples, read_back)
+        cfg = self.cfg
+        return Judge(self.clips, self.features, self.i3d, self.lpips, cfg.cuts, cfg.resamples, self.read_back)
 
     @cached_property
     def autoencoded(self) -> Autoencoded:
@@ -161,6 +170,21 @@ class Bench:
 
 
 # --- rows --------------------------------------------------------------------------------------
+
+
+def kept_row(bench: Bench, path: Path, make: Callable[[], dict[str, Any] | None]) -> dict[str, Any] | None:
+    """A finished row; measured again, of the videos that are kept, where its actions were read by another reader."""
+    reader = None if bench.read_back is None else bench.read_back.name
+
+    def made() -> dict[str, Any] | None:
+        row = make()
+        return None if row is None else row | {"reader": reader}
+
+    row = kept_json(path, made)
+    if row is not None and row.get("reader", "unknown") != reader:
+        print(f"{path}: measured again, another reader than then: {reader or 'none'}", flush=True)
+        write_json(path, row := made())
+    return row
 
 
 def reference_rows(bench: Bench, part: str) -> dict[str, dict[str, Any]]:
@@ -175,7 +199,7 @@ def reference_rows(bench: Bench, part: str) -> dict[str, dict[str, Any]]:
             chunk = bench.task.chunk_frames if anew else None
             return reference_row(name, bench.clips, bench.judge, chunk, bench.autoencoded)
 
-        row = kept_json(path, make)
+        row = kept_row(bench, path, make)
         if row is not None:
             rows[name] = row
         else:
@@ -231,7 +255,7 @@ def part_rows(
             continue
         try:
             made_with(bench, name, row, folder)
-            found[name] = kept_json(path, partial(model_row, bench, name, row, part, folder))
+            found[name] = kept_row(bench, path, partial(model_row, bench, name, row, part, folder))
         except RowLeftOut as error:
             bench.leave_out(f"row {name}: {error}")
     return found if part == LONG else fidelity_alone(found)
@@ -281,7 +305,7 @@ def instruments(bench: Bench) -> dict[str, str]:
         out["FVD"] = (
             f"{bench.i3d.name}, weights {bench.i3d.weights_sha256[:12]}, {bench.judge.shortest} frames a clip"
         )
-    if (read_back := bench.judge.read_back) is not None:
+    if (read_back := bench.read_back) is not None:
         out["Actions followed"] = f"{read_back.name}: {said(read_back.reader.spec)}"
     return out
 
@@ -325,7 +349,7 @@ def first_videos(bench: Bench, part: str, rows: dict[str, Any]) -> dict[str, np.
 
 
 def metrics_line(bench: Bench) -> str:
-    """Which instruments are there; those that are not are said, too."""
+    """Which instruments measure these videos; those that don't are said, too."""
     parts = (bench.features, bench.i3d, bench.lpips, bench.read_back)
     found = [part and part.name for part in parts]
     return ", ".join(name for name in found if name)
@@ -353,7 +377,8 @@ def run(cfg: DictConfig) -> None:
     bench = Bench(cfg)
     if cfg.frames is not None and cfg.frames < bench.task.chunk_frames:
         raise OptionError(f"frames={cfg.frames}: a chunk has {bench.task.chunk_frames}")
-    metrics = metrics_line(bench) if table.parts else "seconds and peak memory"
+    if table.parts:
+        bench.check()
     bench.open(RunDir.open("evaluate_video", cfg, ignore=SHARED))
     header = {
         "table": f"{cfg.table}, {table.title}",
@@ -361,11 +386,14 @@ def run(cfg: DictConfig) -> None:
         "videos": f"{cfg.clips} of "
         + (f"data={cfg.data}" if cfg.data else f"{bench.task.name}'s held-out layouts"),
         "base": f"{shown(row_folder(VARIANTS['no_memory'], cfg))} ({bench.base.version})",
-        "metrics": metrics,
         "device": f"{bench.device}, {torch.get_num_threads()} threads",
         "run": str(bench.run_dir),
     }
     print("\n".join(f"{k:>9}  {v}" for k, v in header.items()), flush=True)
+    metrics = (
+        metrics_line(bench) if table.parts else "seconds and peak memory"
+    )  # asks the videos, now recorded
+    print(f"  metrics  {metrics}", flush=True)
     parts: dict[str, Any] = {}
     if cfg.table == WORDS:
         say_unchanged(bench)

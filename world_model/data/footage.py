@@ -175,6 +175,12 @@ class Footage(Sequence[Episode]):
         self.lengths = np.concatenate([np.asarray(p.lengths, int) for p in self.parts])
         self.seeds = tuple(seed for p in self.parts for seed in p.seeds)
 
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """Of the numbers of an action, where it is one dataset of ours; other sources have no actions."""
+        alone = self.parts[0] if len(self.parts) == 1 else None
+        return alone.action_names if isinstance(alone, EpisodeDataset) else ()
+
     def __len__(self) -> int:
         return self._ends[-1]
 

@@ -64,11 +64,13 @@ class Clips:
         truth: the videos.
         others: videos of other layouts, for what two real sets differ by; empty where there are none.
         wrong: by number of a video in ``truth``: from the same start, other actions.
+        action_names: of the numbers of an action; empty where the videos name none.
     """
 
     truth: list[Clip]
     others: list[Clip]
     wrong: dict[int, Clip]
+    action_names: tuple[str, ...] = ()
 
 
 def clip_of(
@@ -141,7 +143,7 @@ def dataset_clips(cfg: DictConfig, task: Task, clip: Callable[[Episode, int], Cl
         print(f"{trained} of {cfg.clips} clips are training layouts: figures on them are not held-out ones")
     chosen = [clip(data[i], seeds[i]) for i in fitting[: 2 * cfg.clips]]
     others = chosen[cfg.clips :] if len(chosen) == 2 * cfg.clips else []
-    return Clips(chosen[: cfg.clips], others, {})
+    return Clips(chosen[: cfg.clips], others, {}, data.action_names)
 
 
 # --- recorded ----------------------------------------------------------------------------------
@@ -182,7 +184,8 @@ def recorded_clips(
         env.close()
     clips = [clip(e, _seed(e)) for e in right]
     at = {c.seed: i for i, c in enumerate(clips[: cfg.clips])}
-    return Clips(clips[: cfg.clips], clips[cfg.clips :], {at[_seed(e)]: clip(e, _seed(e)) for e in wrong})
+    others = {at[_seed(e)]: clip(e, _seed(e)) for e in wrong}
+    return Clips(clips[: cfg.clips], clips[cfg.clips :], others, task.action_spec.names)
 
 
 def wrong_episodes(env: Any, record: Record, layouts: Sequence[Layout], count: int) -> Iterator[Episode]:

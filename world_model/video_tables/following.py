@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from tasks import ActionSpec
-from tasks.following import Reading
+from tasks.following import ReadActions
 from world_model.video_tables.clips import Clip
 
 
@@ -37,12 +37,14 @@ class ReadBack:
     reader: Reader
     name: str
 
-    def misfit(self, clips: Sequence[Clip]) -> str:
-        """Why these clips' actions can't be read back; empty where they can."""
+    def misfit(self, clips: Sequence[Clip], names: Sequence[str] = ()) -> str:
+        """Why these clips' actions, of these names where they have some, can't be read back; empty where they can."""
         widths = {0 if c.actions is None else c.actions.shape[1] for c in clips}
         if widths != {len(self.reader.spec)}:
             has = "no actions" if widths == {0} else f"actions of {sorted(widths)} numbers"
             return f"the videos have {has}, {self.name} reads {len(self.reader.spec)}"
+        if names and tuple(names) != self.reader.spec.names:
+            return f"the videos' actions are {', '.join(names)}, {self.name} reads {', '.join(self.reader.spec.names)}"
         try:
             self.reader.actions(clips[0].frames[None, :2])
         except ValueError as error:
@@ -50,7 +52,7 @@ class ReadBack:
         return ""
 
     def figures(self, clip: Clip, video: np.ndarray, chunk_frames: int | None = None) -> dict[str, float]:
-        """What :meth:`tasks.following.Reading.figures` says of one video.
+        """What :meth:`tasks.following.ReadActions.figures` says of one video.
 
         Args:
             clip: its truth, whose actions were commanded.
@@ -65,4 +67,4 @@ class ReadBack:
             for k in range(0, len(video), length)
         ]
         read = self.reader.actions(np.stack(parts))
-        return Reading.of(self.reader.spec, read.reshape(clip.actions.shape), clip.actions).figures()
+        return ReadActions.of(self.reader.spec, read.reshape(clip.actions.shape), clip.actions).figures()
