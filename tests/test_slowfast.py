@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from diffusers import UNet3DConditionModel
 from omegaconf import OmegaConf
@@ -29,7 +30,7 @@ from world_model.memory.temp_lora import TempLora
 from world_model.model import WorldModel
 from world_model.objective import Objective
 from world_model.slowfast import ChunkChooser, EpisodeBatches, SlowFastLoss, inner_loop, memory_use
-from world_model.slowfast_loop import run
+from world_model.slowfast_loop import Probe, run
 from world_model.training import Learner, TrainingError, generator
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -227,6 +228,16 @@ def test_a_loss_that_is_not_finite_names_step_and_episodes(model, episodes):
         model.unet.conv_in.weight.fill_(float("nan"))
     with pytest.raises(TrainingError, match=r"step 0 \(iteration 0, episodes \["):
         loss(0)
+
+
+def test_the_probe_takes_episodes_of_the_lengths_that_are_trained_on(episodes):
+    chooser, accelerator = ChunkChooser("blue", 1.0, 0.0), Accelerator(cpu=True)
+    found = sorted({len(s) for s in episodes.segments})
+    assert len(found) == 2
+    for length in found:
+        probe = Probe(episodes, chooser, 2, 0, accelerator, [length])
+        assert [len(episodes.segments[e]) for e in probe.episodes] == [length] * 2
+    assert not Probe(episodes, chooser, 2, 0, accelerator, [99]).episodes
 
 
 def test_the_probe_sees_the_averaged_weights(tmp_path):

@@ -255,7 +255,8 @@ def part_rows(
             continue
         try:
             made_with(bench, name, row, folder)
-            found[name] = kept_row(bench, path, partial(model_row, bench, name, row, part, folder))
+            measured = kept_row(bench, path, partial(model_row, bench, name, row, part, folder))
+            found |= {} if measured is None else {name: measured}
         except RowLeftOut as error:
             bench.leave_out(f"row {name}: {error}")
     return found if part == LONG else fidelity_alone(found)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -59,17 +60,25 @@ class Probe:
 
     Args:
         count: episodes at most; fewer where too few of one length are held out, none below two a process.
+        lengths: numbers of chunks to take, as in training; None takes any.
     """
 
     def __init__(
-        self, data: LatentEpisodes, chooser: ChunkChooser, count: int, seed: int, accelerator: Accelerator
+        self,
+        data: LatentEpisodes,
+        chooser: ChunkChooser,
+        count: int,
+        seed: int,
+        accelerator: Accelerator,
+        lengths: Sequence[int] | None = None,
     ):
         self.data, self.seed, self.accelerator = data, seed, accelerator
         groups: dict[int, list[int]] = {}
         for episode, segments in enumerate(data.segments):
-            groups.setdefault(len(segments), []).append(episode)
+            if lengths is None or len(segments) in lengths:
+                groups.setdefault(len(segments), []).append(episode)
         processes = accelerator.num_processes
-        taken = max(groups.values(), key=len)[: count - count % processes]
+        taken = max(groups.values(), key=len, default=[])[: count - count % processes]
         taken = taken[: len(taken) - len(taken) % processes]
         self.episodes = taken[share_of(len(taken), accelerator)] if len(taken) >= 2 * processes else []
         if not self.episodes:
@@ -103,7 +112,7 @@ def train_loop(
     chunk_frames = model.settings.chunk_frames
     lengths = None if cfg.chunks is None else list(cfg.chunks)
     batches = EpisodeBatches(data, cfg.batch_size, chunk_frames, cfg.seed, lengths)
-    probe = Probe(held_out, chooser, cfg.probe_episodes, cfg.seed, accelerator)
+    probe = Probe(held_out, chooser, cfg.probe_episodes, cfg.seed, accelerator, lengths)
     slow = SlowWeights(model.unet.requires_grad_(True), model.memory.module).train()
     steps = cfg.iterations * cfg.outer.steps
     rates = (cfg.outer.learning_rate, cfg.outer.warmup, cfg.outer.ema)
