@@ -121,8 +121,8 @@ def doubt_lines(rows: Mapping[str, Mapping[str, Any]], doubts: Sequence[Mapping[
         judged = sorted({r["label"].partition(":")[0] for r in rows.values() if r["kind"] == "adversary"})
         return [
             f"Every adversary ({', '.join(judged)}) ranks below the autoencoded truth and every row of a model by each "
-            "metric that can see it; by actions followed cut-injected videos, mostly right, have to rank below the former "
-            "alone."
+            "metric that can see it; by actions followed cut-injected videos, mostly right, have to rank below the "
+            "former alone."
         ]
     lines = []
     for d in doubts:
