@@ -357,7 +357,7 @@ def resumed(weights: Path, run_dir: Path, rows: str) -> None:
     row = run_dir / "finished/long/no_memory.json"
     before, told = np.load(lost)["frames"], json.loads(row.read_text())
     lost.unlink(), row.unlink()
-    stale = [run_dir / "finished" / x for x in ("next_chunk/no_memory.json", "references/frozen.json")]
+    stale = [run_dir / "finished" / x for x in ("long/temp_lora_no_loop.json", "references/frozen.json")]
     kept = [json.loads(p.read_text()) for p in stale]
     for path, was, reader in zip(
         stale, kept, ({"reader": None}, {}), strict=True
