@@ -44,7 +44,7 @@ from planner.kept_rows import KeptRow, Versions, finished_rows
 from planner.loop import PlanResult
 from planner.parts import Parts, assemble
 from planner.records import left_out, load_result, summary_row
-from planner.run import run_batches
+from planner.run import planned_by, run_batches
 from tasks import Score
 from tasks.commands import ROOT, CommandError, OptionError, RunDir, integer, main, plain
 from tasks.files import kept_json, read_json, sha256_of, write_json
@@ -163,7 +163,7 @@ def model_row(kept: KeptRow, cfg: DictConfig, seeds: Sequence[int]) -> dict[str,
     named = {
         "condition_on": row.condition_on,
         "every_training": row.every_training,
-        "parts": headers[0],
+        "parts": headers[0] | planned_by(rows, headers[0]["decomposer"]),
         "trainings": [header["weights"] for header in headers],
         "left_out": lost,
     }

@@ -68,6 +68,7 @@ class PlanResult:
         seconds: per part, this episode's share of the batch's time.
         effect: per chunk, how much Θ changed the predicted noise, if the memory measures it.
         notes: how the decomposer read open words.
+        planned_by: who made the plan: the scripted decomposer, or a language model.
     """
 
     layout: Layout
@@ -81,6 +82,7 @@ class PlanResult:
     seconds: dict[str, float] = field(default_factory=dict)
     effect: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
+    planned_by: str = ""
 
 
 @dataclass
@@ -96,6 +98,7 @@ class Running:
     imagined: list[np.ndarray] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     notes: tuple[str, ...] = ()
+    planned_by: str = ""
     over: bool = False
 
 
@@ -133,7 +136,9 @@ def begin(env: TaskEnv, seed: int, decomposer: Decomposer, instruction: str | No
     notes = tuple(decomposed.notes)
     if (asked := info["layout"].instruction) != layout.instruction:
         notes += (f"the simulator asks for {asked!r}, and success is that",)
-    return Running(env, layout, plan, [frame], [info["positions"]], imagined=[frame], notes=notes)
+    begun = Running(env, layout, plan, [frame], [info["positions"]], imagined=[frame])
+    begun.notes, begun.planned_by = notes, decomposed.source
+    return begun
 
 
 def execute(running: Running, actions: np.ndarray) -> None:
@@ -331,6 +336,7 @@ def _result(running: Running, locator: Locator | None) -> PlanResult:
         imagined_score,
         tuple(running.errors),
         notes=running.notes,
+        planned_by=running.planned_by,
     )
 
 

@@ -34,6 +34,7 @@ def summary_row(result: PlanResult) -> dict[str, Any]:
         "imagined_distances": dict(imagined.distances) if imagined else None,
         "imagined_lost": lost_things(result),
         "notes": list(result.notes),
+        "planned_by": result.planned_by,
         "errors": list(result.errors),
         "seconds": result.seconds,
         "effect": list(result.effect),
@@ -69,6 +70,7 @@ def save_result(folder: Path, result: PlanResult) -> None:
         "score": asdict(result.score),
         "imagined_score": asdict(result.imagined_score) if result.imagined_score else None,
         "notes": result.notes,
+        "planned_by": result.planned_by,
         "errors": result.errors,
         "seconds": result.seconds,
         "effect": result.effect,
@@ -129,6 +131,7 @@ def load_result(folder: Path, seed: int) -> PlanResult | None:
         record["seconds"],
         tuple(record.get("effect", ())),
         tuple(record.get("notes", ())),
+        record.get("planned_by", ""),
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ weights behind the same options it is another run.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,14 @@ def left_out_line(lost: Mapping[Any, str], scored: int) -> str:
     return f"left out  {len(lost)} of {len(lost) + scored} episodes, which are in no figure: {reasons}"
 
 
+def planned_by(rows: Sequence[Mapping[str, Any]], decomposer: str) -> dict[str, str]:
+    """Who made how many of the plans, for a header; empty where the decomposer that it names made them all."""
+    makers = Counter(str(row["planned_by"]) for row in rows)
+    if set(makers) <= {decomposer, ""}:
+        return {}
+    return {"plans": ", ".join(f"{count} of {len(rows)} by {maker}" for maker, count in makers.most_common())}
+
+
 def cost_line(cost: dict[str, Any]) -> str:
     """Where the time of a run went, from the start of its process, and how much memory it took."""
     stages = ", ".join(f"{name} {seconds:.0f}" for name, seconds in cost["seconds"].items())
@@ -225,10 +234,11 @@ def publish(
         success=Interval(*(total["success"][k] for k in ("share", "low", "high"))),
     )
     reports = [report_of(r) for r in results]
+    header = parts.header | planned_by(rows, parts.header.get("decomposer", ""))
     missing = {"left out": left_out_line(lost, len(rows)).removeprefix("left out  ")} if lost else {}
     write_report(
         run_dir.path,
-        parts.header | missing | {"cost": cost_line(cost_of(stages, parts, ran))},
+        header | missing | {"cost": cost_line(cost_of(stages, parts, ran))},
         summary,
         reports,
         parts.envs[0].camera,
@@ -239,7 +249,7 @@ def publish(
     )
     stages.end("report")
     written = {
-        "parts": parts.header,
+        "parts": header,
         "summary": total,
         "left_out": {str(seed): reason for seed, reason in (lost or {}).items()},
         "cost": cost_of(stages, parts, ran),
@@ -254,6 +264,8 @@ def last_words(written: dict[str, Any], task: Task, run_dir: RunDir) -> str:
     lines = closing_lines(written["summary"], task)
     if lost := written.get("left_out"):
         lines.append(left_out_line(lost, len(written["episodes"])))
+    if plans := written["parts"].get("plans"):
+        lines.append(f"plans  {plans}")
     return "\n".join([*lines, cost_line(written["cost"]), f"report: {run_dir / 'report.html'}"])
 
 

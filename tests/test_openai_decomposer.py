@@ -24,12 +24,14 @@ import pytest
 from PIL import Image
 
 from planner.decomposer.answer import find_json, read_answer
+from planner.decomposer.base import AS_TOLD
 from planner.decomposer.coverage import Requirements
 from planner.decomposer.openai_chat import MAX_BODY, OpenAIDecomposer
 from planner.decomposer.prompt import answer_schema, answer_text, system_prompt, told
 from planner.decomposer.scripted import ScriptedDecomposer
+from planner.run import run
 from tasks import PlanError, Task
-from tasks.commands import compose
+from tasks.commands import compose, main
 from tasks.cube_return import CubeReturn
 from tasks.path_retrace import PathRetrace
 from tasks.rlbench_task import RLBenchTask
@@ -424,7 +426,7 @@ def test_an_instruction_that_is_its_own_caption_is_sent_nowhere(server: ChatServ
     for decomposer in (made(server), ScriptedDecomposer()):
         plan = decomposer.decompose(task, "reach the  blue target")
         assert [s.text for s in plan.subgoals] == ["reach the blue target"] * 3
-        assert plan.source == "the instruction" and plan.notes[0].startswith("taken as told")
+        assert plan.source == AS_TOLD and plan.notes[0].startswith("taken as told")
         task.check_plan(plan.subgoals)
         with pytest.raises(PlanError, match=r"2 steps; reach_target takes task\.chunks=3"):
             task.check_plan(plan.subgoals[:2])
@@ -585,6 +587,29 @@ def test_fallback_takes_the_scripted_plan_and_says_so(
     assert plan.notes[0].startswith("fallback: scripted plan, because m gave none (")
     assert plan.notes[1:] == ("'it' is the red cube",)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_run_says_whose_plans_it_carried_out(
+    server: ChatServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.replies = [Reply(RIGHT), fails(403, "go away")]
+    options = {
+        "decomposer": "openai", "decomposer.base_url": server.url, "decomposer.model": "m", "decomposer.cache": "null",
+        "decomposer.fallback": "true", "episodes": 2, "batch_size": 1, "sampling_steps": 1, "media": 0,
+        "instruction": f"'{ASKED}'", "run_dir": tmp_path / "run",
+    }  # fmt: skip
+    with pytest.raises(SystemExit) as end:
+        main("run", run, [f"{key}={value}" for key, value in options.items()])
+    assert end.value.code == 0
+    told = json.loads((tmp_path / "run/result.json").read_text())
+    assert told["parts"]["plans"] == "1 of 2 by m, 1 of 2 by scripted"
+    assert [episode["planned_by"] for episode in told["episodes"]] == ["m", "scripted"]
+    assert "1 of 2 by scripted" in (tmp_path / "run/report.html").read_text()
+    assert "plans  1 of 2 by m, 1 of 2 by scripted" in capsys.readouterr().out
+    sent = server.seen[0][1]["authorization"].removeprefix("Bearer ")
+    written = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert sent == KEY and all(KEY.encode() not in path.read_bytes() for path in written)
 
 
 def test_its_name_says_where_it_asks_and_whether_it_falls_back(server: ChatServer) -> None:

@@ -320,7 +320,7 @@ def test_training_starts_from_a_published_model(data, tmp_path, capsys):
     err = capsys.readouterr().err
     assert "block_out_channels=[8, 16], model.unet.block_out_channels=[8, 24]; make them equal" in err
     assert pretrain(data, tmp_path / "third", *published(Path("nobody/nothing"))) == 1
-    assert "weights=nobody/nothing: no such folder, and the Hub does not give it" in capsys.readouterr().err
+    assert "model.pretrained: nobody/nothing is missing here, and the Hub's cache" in capsys.readouterr().err
 
 
 def test_modelscope_is_the_published_architecture():

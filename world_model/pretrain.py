@@ -26,7 +26,7 @@ from torch import Tensor
 
 from tasks.commands import OptionError, RunDir, integer, main, task_words
 from tasks.files import read_json, write_json
-from tasks.hub import located
+from tasks.hub import HubError, located
 from tasks.provenance import record_origin
 from world_model.autoencoder import FrameAutoencoder
 from world_model.chunks import Batch, Focus, LatentEpisodes
@@ -177,7 +177,10 @@ def published(cfg: DictConfig, accelerator: Accelerator) -> WorldModel | None:
     if not name:
         return None
     with accelerator.main_process_first():
-        folder = located(name)
+        try:
+            folder = located(name)
+        except HubError as error:
+            raise HubError(f"model.pretrained: {error}") from None
     model = WorldModel.from_pretrained(folder, device=accelerator.device)
     for key, value in options_of(cfg.model.unet).items():
         found = model.unet.config[key]

@@ -53,4 +53,4 @@ class Decomposer(Protocol):
 def told_plan(task: Task, instruction: str) -> Plan | None:
     """The plan of a task whose instructions are their own captions; None where a decomposer has to read them."""
     subgoals = task.as_told(instruction)
-    return None if subgoals is None else Plan(subgoals, "the instruction", (AS_TOLD,))
+    return None if subgoals is None else Plan(subgoals, AS_TOLD, (AS_TOLD,))
