@@ -13,7 +13,8 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ def millions(network: nn.Module) -> float:
     return round(sum(p.numel() for p in network.parameters()) / 1e6, 1)
 
 
-def fits(model: WorldModel, side: int, frames: int, memory: TempLora) -> bool:
+def fits(model: WorldModel, side: int, memory: TempLora, frames: int) -> bool:
     """Whether a chunk of ``frames`` new frames after as many past ones is imagined and remembered."""
     model.settings = Settings(
         **{**vars(model.settings), "chunk_frames": frames, "context_frames": 2 * frames}
@@ -112,14 +113,14 @@ def fits(model: WorldModel, side: int, frames: int, memory: TempLora) -> bool:
     return True
 
 
-def largest_chunk(model: WorldModel, side: int, memory: TempLora, first: int, limit: int = 256) -> int:
-    """The largest chunk that fits, to a quarter of its size; 0 if not even ``first`` does."""
+def largest_chunk(fits: Callable[[int], bool], first: int, limit: int = 256) -> int:
+    """The largest number of frames up to ``limit`` that fits, to a quarter of it; 0 if not even ``first`` does."""
     low, high = 0, first
-    while high <= limit and fits(model, side, high, memory):
+    while high <= limit and fits(high):
         low, high = high, 2 * high
-    while low and high - low > max(1, low // 4):
+    while low and high <= limit and high - low > max(1, low // 4):
         middle = (low + high) // 2
-        low, high = (middle, high) if fits(model, side, middle, memory) else (low, middle)
+        low, high = (middle, high) if fits(middle) else (low, middle)
     return low
 
 
@@ -136,7 +137,8 @@ def measure(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     )  # one step of Adam on the attention, as in the paper
     table = compare_chunks(model, memory, args.rounds, args.side)
     on_gpu = device.type == "cuda"
-    largest = largest_chunk(model, args.side, memory, args.frames) if on_gpu and args.largest else None
+    enough = partial(fits, model, args.side, memory)
+    largest = largest_chunk(enough, args.frames) if on_gpu and args.largest else None
     return {
         "one_chunk": {**table, "paper": PAPER},
         "largest_chunk": largest,

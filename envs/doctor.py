@@ -195,11 +195,14 @@ def rlbench_install(root: str | None) -> list[str]:
 def rlbench_problems(found: dict[str, Any], python: str) -> list[str]:
     problems = []
     if "pyrep" in found["files"] and "PyRep" not in found["attributes"]["pyrep"]:
-        problems.append(f"the pyrep under {python} is another project (PyPI's): pip uninstall pyrep")
+        problems.append(
+            f"the pyrep under {python} is another project (PyPI's): {python} -m pip uninstall pyrep"
+        )
     problems += [f"{error} (importing {name} under {python})" for name, error in found["errors"].items()]
     if found["versions"]["opencv-python"]:
         problems.append(
-            "opencv-python breaks CoppeliaSim's Qt: pip uninstall opencv-python, take the headless one"
+            f"opencv-python breaks CoppeliaSim's Qt: {python} -m pip uninstall opencv-python, then "
+            f"{python} -m pip install --force-reinstall opencv-python-headless"
         )
     return problems
 

@@ -6,6 +6,7 @@ RLBench calls the task solved, then 0, so that a distance is the share of unsolv
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -44,8 +45,9 @@ class RLBenchTask(Task):
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier() or self.name != self.name.lower():
+            near = re.sub(r"\W+|(?<=[a-z0-9])(?=[A-Z])", "_", self.name).lower()
             raise ValueError(
-                f"task.name={self.name}: expected a name as RLBench's files have, such as close_jar"
+                f"task.name={self.name}: expected a name as RLBench's files have, such as {near or 'close_jar'}"
             )
         if self.chunks < 1:
             raise ValueError(f"task.chunks={self.chunks}: expected at least 1")

@@ -152,7 +152,7 @@ def test_rlbench_is_ready_where_all_of_it_is_there(clean, coppelia):
 @pytest.mark.parametrize(
     ("faults", "expected"),
     [
-        ({"wrong_pyrep": 1}, "another project (PyPI's): pip uninstall pyrep"),
+        ({"wrong_pyrep": 1}, f"another project (PyPI's): {sys.executable} -m pip uninstall pyrep"),
         ({"no_library": 1}, "libcoppeliaSim.so.1: cannot open shared object file"),
     ],
 )
@@ -168,7 +168,8 @@ def test_what_is_wrong_with_pyrep(clean, coppelia, faults, expected):
 
 def test_opencv_s_clash_and_a_missing_display(clean, coppelia):
     found = {"versions": {"opencv-python": "4.10"}, "files": {}, "attributes": {}, "errors": {}}
-    assert "opencv-python breaks CoppeliaSim's Qt" in doctor.rlbench_problems(found, "python")[0]
+    (problem,) = doctor.rlbench_problems(found, "/env/bin/python")
+    assert "opencv-python breaks CoppeliaSim's Qt: /env/bin/python -m pip uninstall opencv-python" in problem
     clean.setattr(doctor.shutil, "which", lambda *a, **k: None)
     clean.setattr(doctor.sys, "platform", "linux")
     assert "no display" in str(doctor.display_problem())

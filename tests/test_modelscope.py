@@ -228,6 +228,19 @@ def test_the_benchmark_says_that_there_is_no_gpu(capsys):
         full_size.main(["--side", "100"])
 
 
+@pytest.mark.parametrize(("capacity", "expected"), [(3, 0), (4, 4), (16, 16), (23, (18, 23)), (10_000, 256)])
+def test_the_largest_chunk_is_searched_up_to_a_limit(capacity, expected):
+    tried: list[int] = []
+
+    def fits(frames: int) -> bool:
+        tried.append(frames)
+        return frames <= capacity
+
+    found = full_size.largest_chunk(fits, 4)
+    low, high = expected if isinstance(expected, tuple) else (expected, expected)
+    assert low <= found <= high and max(tried) <= 256
+
+
 def test_the_benchmark_measures_a_shrunk_model(monkeypatch, tmp_path):
     """The same code, on networks of the same classes and block types at a size that a test can afford."""
     small = ["unet.block_out_channels=[32,32,32,32]", "unet.layers_per_block=1", "unet.attention_head_dim=8",

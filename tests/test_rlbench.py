@@ -551,3 +551,9 @@ def test_nothing_of_the_worker_s_side_needs_more_than_numpy_and_the_simulator():
                 else:
                     assert name.split(".")[0] in allowed, f"{path.name}:{node.lineno} {name}"
     assert folder / "rlbench_scene.py" in todo and folder / "base.py" not in todo
+
+
+@pytest.mark.parametrize("name", ["CloseJar", "close-jar", "close jar"])
+def test_a_name_of_another_form_is_answered_with_the_file_s(name):
+    with pytest.raises(ValueError, match=r"files have, such as close_jar$"):
+        RLBenchTask(name=name)
