@@ -25,7 +25,14 @@ if TYPE_CHECKING:  # the page of results needs neither weights nor simulators
     from planner.loop import PlanResult
 
 Figures = dict[str, dict[str, float]]
-REFERENCES = ("true", "autoencoded", "another_layout", "frozen", "shuffled", "cut_injected")
+REFERENCES = {  # what the videos of a row stand between
+    "true": "ceiling: the simulator's own frames",
+    "autoencoded": "ceiling: autoencoded",
+    "another_layout": "floor: another layout's",
+    "frozen": "frozen: the first frame throughout",
+    "shuffled": "shuffled: the true frames in random order",
+    "cut_injected": "two hard cuts in the true frames",
+}
 LOW = ("another_layout", "frozen", "shuffled")  # what follows has to be above them, the intervals apart
 BARS = {
     "true": LOW,
@@ -103,10 +110,8 @@ class ActionFollowing:
 
     def _figures(self, plan: Sequence[Subgoal], read: np.ndarray, commanded: np.ndarray) -> dict[str, float]:
         """Of one episode, whose imagined chunks are the plan's last."""
-        actions, length = (
-            ReadActions.of(self.reader.spec, read, commanded),
-            self.experts.env.task.chunk_frames,
-        )
+        actions = ReadActions.of(self.reader.spec, read, commanded)
+        length = self.experts.env.task.chunk_frames
         imagined = plan[len(plan) - len(commanded) // length :]
         back = np.repeat([s.kind == "return" for s in imagined], length)
         figures = actions.figures()

@@ -10,9 +10,8 @@ import numpy as np
 
 from tasks.statistics import crossed_interval, share_interval
 
-Summary = dict[
-    str, Any
-]  # planner.records.summary_row's; ``training`` is the index of its weights, 0 if it has none
+# What planner.records.summary_row says; ``training`` is the index of its weights, 0 if it has none.
+Summary = dict[str, Any]
 Values = Callable[[Summary], Iterable[float]]  # of one episode
 
 

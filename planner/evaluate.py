@@ -12,7 +12,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -210,18 +210,21 @@ def rows_at_hand(cfg: DictConfig) -> list[str]:
     return [*BASELINES, *(name for name, row in MODEL_ROWS.items() if at_hand(row, cfg))]
 
 
-def row_versions(name: str, cfg: DictConfig) -> Versions:
+def row_versions(name: str, cfg: DictConfig, reader: str, version: Callable[[str], str]) -> Versions:
     """The weights that a row is made with.
+
+    Args:
+        reader: fingerprint of the inverse dynamics model.
+        version: of a world model's folder.
 
     Raises:
         CommandError: they are neither given nor shipped, or one training is given twice.
     """
     if name in BASELINES and name != "true_frames":
         return Versions()
-    reader = fingerprint(weights_folder(cfg.inverse_dynamics, cfg.task.name, "inverse_dynamics"))
     row = MODEL_ROWS.get(name)
     folders = row_weights(row, cfg, cfg.task.name) if row else []
-    trainings = tuple(fingerprint(Path(folder)) for folder in folders)
+    trainings = tuple(version(folder) for folder in folders)
     if row and len(set(trainings)) < len(trainings):
         raise OptionError(f"loop_weights.{row.loop}={folders}: expected the folders of different trainings")
     return Versions(reader, trainings)
@@ -360,7 +363,11 @@ def planning_table(
 
 def run(cfg: DictConfig) -> None:
     names = checked_rows(cfg)
-    versions = [row_versions(name, cfg) for name in names]
+    reader = fingerprint(weights_folder(cfg.inverse_dynamics, cfg.task.name, "inverse_dynamics"))
+    version = cache(
+        lambda folder: fingerprint(Path(folder))
+    )  # rows share weights, which have gigabytes at full size
+    versions = [row_versions(name, cfg, reader, version) for name in names]
     run_dir = RunDir.open("evaluate", cfg, IGNORED)
     asked = [KeptRow(run_dir.path, name, made) for name, made in zip(names, versions, strict=True)]
     with open_dict(cfg):
@@ -372,8 +379,7 @@ def run(cfg: DictConfig) -> None:
             print(f"row {row.name} left out: task={parts.task.name} has none")
             continue
         kept_json(row.finished, partial(table_row, row, cfg, parts, seeds))
-    reader = fingerprint(weights_folder(cfg.inverse_dynamics, cfg.task.name, "inverse_dynamics"))
-    rows = finished_rows(run_dir, asked, reader)
+    rows = finished_rows(run_dir.path, asked, reader)
     result = planning_table(rows, cfg, parts, Experts(parts.envs[0], seeds), run_dir)
     target = ROOT / cfg.results / f"planning_{parts.task.name}.json"
     write_json(target, result)

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.commands import RunDir
 from tasks.files import read_json, sha256_of
 
 
@@ -71,16 +70,16 @@ class KeptRow:
         return {"made_with": asdict(self.versions)}
 
 
-def finished_rows(run_dir: RunDir | Path, asked: Sequence[KeptRow], reader: str) -> list[KeptRow]:
+def finished_rows(run_dir: Path, asked: Sequence[KeptRow], reader: str) -> list[KeptRow]:
     """The finished rows that a table shows: those that are asked for, and of the others the newest that was made with
     this inverse dynamics model, or needed none."""
     found = {row.name: row for row in asked if row.finished.is_file()}
-    paths = (Path(str(run_dir)) / "finished").glob("*.json")
+    paths = (run_dir / "finished").glob("*.json")
     for path in sorted(paths, key=lambda p: p.stat().st_mtime, reverse=True):
         made = read_json(path).get("made_with")
         if made is None:  # of an older version
             continue
-        row = KeptRow(Path(str(run_dir)), row_name(path), Versions(made["reader"], tuple(made["trainings"])))
+        row = KeptRow(run_dir, row_name(path), Versions(made["reader"], tuple(made["trainings"])))
         if row.name not in found and row.versions.reader in (reader, None):
             found[row.name] = row
     return list(found.values())

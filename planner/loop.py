@@ -136,9 +136,8 @@ def begin(env: TaskEnv, seed: int, decomposer: Decomposer, instruction: str | No
     notes = tuple(decomposed.notes)
     if (asked := info["layout"].instruction) != layout.instruction:
         notes += (f"the simulator asks for {asked!r}, and success is that",)
-    begun = Running(env, layout, plan, [frame], [info["positions"]], imagined=[frame])
-    begun.notes, begun.planned_by = notes, decomposed.source
-    return begun
+    seen, source = [info["positions"]], decomposed.source
+    return Running(env, layout, plan, [frame], seen, imagined=[frame], notes=notes, planned_by=source)
 
 
 def execute(running: Running, actions: np.ndarray) -> None:

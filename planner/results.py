@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from planner import benchmark_sections as benchmarks
-from planner.action_following import BARS, LOW, doubts
+from planner.action_following import BARS, LOW, REFERENCES, Figures, doubts
 from planner.aggregates import cells, executed
 from planner.figures import interval, signed
 from tasks.commands import ROOT
@@ -121,7 +121,9 @@ def paired_table(result: dict[str, Any]) -> str:
         f"| row, paired with the full method | farther by, {result['unit']} | times as far |{heads} layouts |",
         "|---|---|---|---|" + "---|" * beyond,
     ]
-    shared = layouts_of(rows["full"]) & (layouts_of(rows["oracle"]) if beyond else layouts_of(rows["full"]))
+    shared = layouts_of(rows["full"])
+    if beyond:
+        shared &= layouts_of(rows["oracle"])
     for name in (n for n in rows if n != "full"):
         seeds = sorted(shared & layouts_of(rows[name]))
         if not seeds:
@@ -166,9 +168,8 @@ def weights_line(result: dict[str, Any]) -> str:
     rows: dict[str, list[str]] = {}
     for name in (n for n in NAMES if n in result["rows"]):
         row = result["rows"][name]
-        if used := row.get(
-            "trainings", [row["parts"]["weights"]] if "weights" in row.get("parts", {}) else []
-        ):
+        alone = row.get("parts", {}).get("weights")  # of results older than the key
+        if used := row.get("trainings", [alone] if alone else []):
             rows.setdefault(", ".join(used), []).append(name)
     return "; ".join(f"{folder}: {', '.join(names)}" for folder, names in rows.items())
 
@@ -201,14 +202,6 @@ within this table only.
 """
 
 
-REFERENCES = {  # of what the videos of a row stand between
-    "true": "ceiling: the simulator's own frames",
-    "autoencoded": "ceiling: autoencoded",
-    "another_layout": "floor: another layout's",
-    "frozen": "frozen: the first frame throughout",
-    "shuffled": "shuffled: the true frames in random order",
-    "cut_injected": "two hard cuts in the true frames",
-}
 FOLLOWED = {
     "followed": ("actions followed", ".0%"),
     "told": ("where the caption tells", ".0%"),
@@ -223,16 +216,18 @@ def following_table(result: dict[str, Any]) -> str:
     older than that."""
     if not (measured := result.get("followed")):
         return ""
-    rows = {NAMES[n]: r["followed"] for n in NAMES if (r := result["rows"].get(n, {})).get("followed")}
-    lines_of = {REFERENCES[n]: figures for n, figures in measured["references"].items()} | rows
+    rows = {n: r["followed"] for n in NAMES if (r := result["rows"].get(n, {})).get("followed")}
+    references = measured["references"]
+    lines_of = {REFERENCES[n]: figures for n, figures in references.items()}
+    lines_of |= {NAMES[n]: figures for n, figures in rows.items()}
     columns = [c for c in FOLLOWED if any(c in figures for figures in lines_of.values())]
     lines = [
         "| video | " + " | ".join(FOLLOWED[c][0] for c in columns) + " | videos |",
         "|---" * (len(columns) + 2) + "|",
     ]
     for name, figures in lines_of.items():
-        cells = [interval(figures.get(c), form=FOLLOWED[c][1]) for c in columns]
-        lines.append(f"| {name} | {' | '.join(cells)} | {figures['followed']['n']} |")
+        shown = [interval(figures.get(c), form=FOLLOWED[c][1]) for c in columns]
+        lines.append(f"| {name} | {' | '.join(shown)} | {figures['followed']['n']} |")
     table = "\n".join(lines)
     return f"""
 Whether imagined videos follow their actions: what inverse dynamics reads off them, against what the expert does in the
@@ -241,14 +236,12 @@ something else than what it was told:
 
 {table}
 
-{doubt_lines(result)}
+{doubt_lines(references, rows)}
 """
 
 
-def doubt_lines(result: dict[str, Any]) -> str:
+def doubt_lines(references: Mapping[str, Figures], rows: Mapping[str, Figures]) -> str:
     """Which rows don't follow their actions more than what must not pass, and whether the reader can tell at all."""
-    references = result["followed"]["references"]
-    rows = {n: r["followed"] for n in NAMES if (r := result["rows"].get(n, {})).get("followed")}
     lines = []
     for d in doubts(references, rows):
         form = FOLLOWED[d.share][1]

@@ -15,9 +15,8 @@ from tasks.commands import CommandError
 
 HUB_ID = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:@([\w][\w./-]*))?")
 OPENED = ("*.json", "*merges.txt", "*.safetensors")  # settings, vocabularies, weights
-VARIANTS = tuple(
-    f"*.{kind}.safetensors" for kind in ("fp16", "bf16", "fp32", "non_ema")
-)  # the same weights again
+# The same weights again.
+VARIANTS = tuple(f"*.{kind}.safetensors" for kind in ("fp16", "bf16", "fp32", "non_ema"))
 CACHED = re.compile(r"models--(.+)")  # the folder of a repository in the Hub's cache
 
 

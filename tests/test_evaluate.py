@@ -54,6 +54,10 @@ def test_one_folder_where_several_can_not_be_taken():
         finetuned_folder("cube_return", "temp_lora", None, {"temp_lora": ["a", "b"]})
 
 
+def version(folder):
+    return fingerprint(Path(folder))
+
+
 def made_of(folder, content):
     (folder / "unet").mkdir(parents=True, exist_ok=True)
     (folder / "unet" / "of.safetensors").write_text(content)
@@ -65,14 +69,14 @@ def test_a_row_of_several_trainings_runs_on_each_and_its_controls_on_the_first(t
     cfg = compose("evaluate", [f"loop_weights.temp_lora=[{','.join(folders)}]"])
     assert row_weights(MODEL_ROWS["full"], cfg, "cube_return") == folders
     assert row_weights(MODEL_ROWS["shuffled"], cfg, "cube_return") == folders[:1]
-    made = row_versions("full", cfg)
+    made = row_versions("full", cfg, "r", version)
     assert made.trainings == tuple(fingerprint(Path(folder)) for folder in folders)
     same = str(made_of(tmp_path / "copy", "a"))
     cfg = compose("evaluate", [f"loop_weights.temp_lora=[{folders[0]},{same}]"])
     with pytest.raises(OptionError, match="expected the folders of different trainings"):
-        row_versions("full", cfg)
+        row_versions("full", cfg, "r", version)
     with pytest.raises(OptionError, match=r"temp_lora=\[\]: expected the folders"):
-        row_versions("full", compose("evaluate", ["loop_weights.temp_lora=[]"]))
+        row_versions("full", compose("evaluate", ["loop_weights.temp_lora=[]"]), "r", version)
 
 
 def test_what_is_kept_is_named_by_the_weights_that_made_it(tmp_path):

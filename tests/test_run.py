@@ -29,6 +29,7 @@ from tasks.cube_return import CubeReturn
 from tasks.files import read_json, write_json
 from tasks.process import Stages, peak_megabytes, seconds_alive
 from world_model.diffusion import guidance_factors
+from world_model.model import fingerprint
 
 TASK, SEED = CubeReturn(), 1_000_000
 
@@ -89,9 +90,16 @@ def test_other_weights_name_a_rows_files_anew(tmp_path):
     folder = weights(tmp_path / "model", b"first")
     cfg = compose("evaluate", [f"weights={folder}", f"inverse_dynamics={folder}"])
     rows = ("no_memory", "true_frames", "do_nothing")
-    first = {row: row_versions(row, cfg).key for row in rows}
+
+    def keys() -> dict[str, str]:
+        def version(name: str) -> str:
+            return fingerprint(Path(name))
+
+        return {row: row_versions(row, cfg, fingerprint(folder), version).key for row in rows}
+
+    first = keys()
     weights(folder, b"second")
-    again = {row: row_versions(row, cfg).key for row in rows}
+    again = keys()
     assert [row for row in rows if first[row] != again[row]] == ["no_memory", "true_frames"]
 
 

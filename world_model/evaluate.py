@@ -391,9 +391,8 @@ def run(cfg: DictConfig) -> None:
         "run": str(bench.run_dir),
     }
     print("\n".join(f"{k:>9}  {v}" for k, v in header.items()), flush=True)
-    metrics = (
-        metrics_line(bench) if table.parts else "seconds and peak memory"
-    )  # asks the videos, now recorded
+    # metrics_line asks the videos, which it records if need be
+    metrics = metrics_line(bench) if table.parts else "seconds and peak memory"
     print(f"  metrics  {metrics}", flush=True)
     parts: dict[str, Any] = {}
     if cfg.table == WORDS:

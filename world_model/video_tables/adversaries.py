@@ -36,9 +36,8 @@ BARS = {  # the metrics by which an adversary must be worse than videos that are
     "cut_injected": ("fvd", "frechet", "frechet_steps", "psnr", "ssim", "lpips", "scuts", "followed"),
     "wrong_action": ("psnr", "ssim", "lpips", "followed"),
 }
-MOSTLY_RIGHT = {
-    "cut_injected": ("followed",)
-}  # between its cuts it is the truth: only the ceiling has to be above
+# Between its cuts it is the truth: only the ceiling has to be above.
+MOSTLY_RIGHT = {"cut_injected": ("followed",)}
 Videos = dict[int, np.ndarray]
 
 
