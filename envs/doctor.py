@@ -166,11 +166,27 @@ def coppelia_problems(root: str | None) -> tuple[list[str], list[str]]:
             fetch,
             *exports(folder),
         ]
+    if (version := coppelia_version(Path(root))) and version[:2] != (4, 1):
+        told = ".".join(map(str, version))
+        return [f"COPPELIASIM_ROOT={root} holds CoppeliaSim {told}; PyRep is built against 4.1.0 alone"], [
+            fetch,
+            *exports(folder),
+        ]
     if not os.access(root, os.W_OK):
         return [f"COPPELIASIM_ROOT={root} can't be written; PyRep writes into it when it is installed"], [
             f"sudo chown -R $USER {root}"
         ]
     return [], []
+
+
+def coppelia_version(root: Path) -> tuple[int, ...]:
+    """What the first line of its readme.txt says, as ``V4.1.0``; () where it says nothing."""
+    try:
+        with (root / "readme.txt").open(encoding="utf-8", errors="replace") as file:
+            told = re.search(r"\bV(\d+(?:\.\d+)+)", file.readline())
+    except OSError:
+        return ()
+    return tuple(int(part) for part in told[1].split(".")) if told else ()
 
 
 def exports(root: str) -> list[str]:

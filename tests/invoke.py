@@ -35,7 +35,6 @@ def killed_at_every_write(module: str, *options: str) -> str:
         cwd=script.parents[1],
         capture_output=True,
         text=True,
-        timeout=240,
     )
     *_, last = done.stdout.splitlines()
     codes = [int(code) for code in last.removeprefix("attempts:").split()]

@@ -308,7 +308,7 @@ def test_the_engine_does_not_outlive_a_python_that_was_killed():
     assert instance and engines()
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 300
     while engines() and time.monotonic() < deadline:
         time.sleep(0.1)
     assert engines() == []
@@ -344,7 +344,7 @@ def test_collect_makes_resumes_and_finishes(tmp_path):
     def collect(*options: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "envs.collect", "task=path_retrace", "env.image_size=16", *options]
         env = {**os.environ, "PYTHONPATH": str(REPO)}
-        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=280)
+        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
 
     done = collect("episodes=3", "workers=1", "group=2", "path=one")
     assert done.returncode == 0, done.stderr

@@ -411,7 +411,7 @@ def process(arguments: list[str], root: Path, stdin: int = subprocess.DEVNULL) -
 
 
 def ended(running: subprocess.Popen, code: int) -> tuple[str, str]:
-    out, err = running.communicate(timeout=280)
+    out, err = running.communicate()
     assert running.returncode == code, err[-2000:]
     return out, err
 
@@ -467,7 +467,7 @@ def test_actions_from_a_pipe_appear_as_chunks_before_the_next_is_given(made, tmp
     running.send_signal(signal.SIGINT)
     ended(running, 130)
     running = process(arguments, root, subprocess.PIPE)
-    out, err = running.communicate("\n".join([*CAPTIONS, "", "bad after an empty line"]), timeout=280)
+    out, err = running.communicate("\n".join([*CAPTIONS, "", "bad after an empty line"]))
     assert running.returncode == 1 and err == (
         "error: standard input: line 4 is empty; say what should happen in the chunk\n"
     )

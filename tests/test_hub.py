@@ -33,7 +33,7 @@ def in_a_process(code: str, *arguments: str, **environment: str) -> list[str]:
     """The lines that a process of its own prints: the Hub's client reads the environment when it is imported."""
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments],
-        cwd=ROOT, capture_output=True, text=True, timeout=240,
+        cwd=ROOT, capture_output=True, text=True,
         env={**os.environ, "HF_HUB_DISABLE_PROGRESS_BARS": "1", **environment},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]

@@ -60,7 +60,7 @@ def run(program: str, *arguments: str) -> str:
     """A program in LeRobot's environment; its last line."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
     done = subprocess.run(
-        [str(PYTHON), "-c", program, *arguments], capture_output=True, text=True, env=environment, timeout=500
+        [str(PYTHON), "-c", program, *arguments], capture_output=True, text=True, env=environment
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return (done.stdout.strip().splitlines() or [""])[-1]
@@ -75,7 +75,6 @@ def episode(seed: int) -> Episode:
     return Episode(frames, actions, segments, places, ("a", "b"), {"seed": seed})
 
 
-@pytest.mark.timeout(600)
 def test_lerobot_reads_what_we_write(tmp_path: Path):
     writer = DatasetWriter(tmp_path / "ours", 4, ("x", "y", "z"), group=2)
     episodes = [episode(seed) for seed in range(3)]
@@ -92,7 +91,6 @@ def test_lerobot_reads_what_we_write(tmp_path: Path):
     assert np.allclose(told["actions"], padded)
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("kind", ["image", "video"])
 def test_we_read_what_lerobot_writes(tmp_path: Path, kind: str):
     run(WRITE, str(tmp_path / "theirs"), kind)

@@ -60,7 +60,6 @@ def test_the_summary_is_over_streams_and_paired():
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_streams_through_the_command(weights, tmp_path, capfd):
     data = make_dataset(tmp_path / "data", (26, 26))
     command = [

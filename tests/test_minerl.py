@@ -45,7 +45,7 @@ def minecraft(monkeypatch, tmp_path, task):
         monkeypatch.setenv("PYTHONPATH", str(FAKES))
         monkeypatch.setenv("FAKE_SIMULATOR", json.dumps(faults or {}))
         monkeypatch.setenv("FAKE_LOG", str(log))
-        options = {"render_size": 64, "display": "inherit", "launch_timeout": 60, **options}
+        options = {"render_size": 64, "display": "inherit", "launch_timeout": 600, **options}
         env = MineRLEnv(task, **options)
         made.append(env)
         return env

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import copy
+import ctypes
+import gc
+import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +14,9 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, UNet3DConditionModel
 from diffusers.models.attention_processor import AttnProcessor2_0
+from invoke import command
 from safetensors.torch import load_file, save_file
-from tiny import CAPTIONS, LATENT, WIDTH, frames, make_memory, make_unet, save_modelscope
+from tiny import CAPTIONS, LATENT, WIDTH, frames, make_memory, make_unet, modelscope_options, save_modelscope
 
 from benchmarks import full_size
 from tasks.commands import compose
@@ -19,6 +24,7 @@ from world_model import autoencoder as autoencoder_module
 from world_model.device import pick_dtype
 from world_model.memory.lora import LoraInjector, LoraSpec
 from world_model.model import WorldModel, copied
+from world_model.peak_memory import PeakMemory
 from world_model.pretrain import build_unet
 from world_model.train_autoencoder import build_autoencoder
 from world_model.unet import checkpoint_layers, prepared
@@ -109,6 +115,40 @@ def test_a_published_folder_plays_in_a_precision(tmp_path, precision):
     assert float(rollout.memory.weights.norm().min()) > 0
 
 
+@pytest.mark.slow
+def test_the_documented_way_from_a_published_folder_to_a_plan(tmp_path):
+    """docs/modelscope.md's commands in a few steps each: data, slow learning, the loop, the reader, planning."""
+    folder, data = save_modelscope(tmp_path / "published"), tmp_path / "data"
+    base, loop, reader, plan = (tmp_path / name for name in ("base", "loop", "reader", "plan"))
+    memory = ["memory.rank=2", "memory.alpha=2", "memory.steps=1"]
+    command("envs.collect", "episodes=6", "workers=1", f"path={data}")
+    command(
+        "world_model.pretrain", f"data={data}", f"run_dir={base}", "precision=bf16", "diffusion.steps=2",
+        "diffusion.batch_size=2", "diffusion.every=2", "diffusion.held_out_chunks=1", "model.sampling_steps=1",
+        *modelscope_options(folder),
+    )  # fmt: skip
+    command(
+        "world_model.slowfast_loop", f"data={data}", f"weights={base}/model", f"run_dir={loop}", "precision=bf16",
+        "batch_size=2", "iterations=1", "outer.steps=2", "every=1", "probe_episodes=1", "held_out_chunks=1", *memory,
+    )  # fmt: skip
+    command(
+        "inverse_dynamics.train", f"data={data}", f"corruption.folder={base}/model/vae", f"run_dir={reader}",
+        "steps=2", "batch_size=4", "every=2", "corrupted_episodes=1",
+    )  # fmt: skip
+    command(
+        "planner.run", f"weights={loop}/model", f"inverse_dynamics={reader}/model", f"run_dir={plan}", "episodes=2",
+        "batch_size=2", "media=0", "precision=bf16", *memory,
+    )  # fmt: skip
+    result = json.loads((plan / "result.json").read_text())
+    assert result["parts"]["model"].startswith("modelscope") and result["parts"]["memory"] == "temp_lora"
+    assert [len(e["plan"]) for e in result["episodes"]] == [4, 8]
+    assert all(e["seconds"]["remember"] > 0 for e in result["episodes"])
+    assert result["summary"]["executed"]["n"] == 2
+    slow, trained = (WorldModel.from_pretrained(run_dir / "model") for run_dir in (base, loop))
+    assert trained.settings.gradient_checkpointing and (loop / "model/theta0.safetensors").is_file()
+    assert not torch.equal(slow.unet.conv_in.weight, trained.unet.conv_in.weight)
+
+
 def test_half_precision_without_a_gpu_is_refused():
     with pytest.raises(ValueError, match="precision=fp16 needs a CUDA device"):
         pick_dtype("fp16", torch.device("cpu"))
@@ -148,6 +188,30 @@ def test_checkpointing_keeps_less_and_gives_the_same_gradients():
     torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)
     for (name, p), q in zip(plain.named_parameters(), ours.named_parameters(), strict=True):
         torch.testing.assert_close(q[1].grad, p.grad, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def peak(unet: UNet3DConditionModel) -> float:
+    """MB that a forward and a backward pass over 16 frames take at most, above what the process held before."""
+    z, words = torch.randn(1, 5, 16, 32, 32), torch.randn(1, 1, WIDTH)
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(
+        0
+    )  # what is freed goes back, so that it counts again when it is taken again
+    with PeakMemory(torch.device("cpu")) as before:
+        pass
+    with PeakMemory(torch.device("cpu")) as during:
+        unet(z, torch.tensor([7]), words).sample.square().mean().backward()
+    return during.megabytes - before.megabytes
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no /proc, no malloc_trim")
+def test_checkpointing_lowers_the_peak():
+    """Of the process, as it is measured: the inputs of the layers and one layer's inside are left."""
+    unet = prepared(make_unet()).requires_grad_(True)
+    peak(checkpoint_layers(unet))  # what is allocated once
+    less = min(peak(unet) for _ in range(2))
+    more = min(peak(checkpoint_layers(unet, False)) for _ in range(2))
+    assert 0 < less < 0.6 * more, (less, more)
 
 
 def test_checkpointing_can_be_copied_and_taken_off():

@@ -841,7 +841,6 @@ def real_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
 @pytest.mark.skipif(bool(MISSING) and not GIVEN, reason=LACKING)
 @pytest.mark.parametrize(
     ("task", "asked", "same"),
@@ -869,7 +868,6 @@ def test_a_real_model_is_never_silently_wrong(real_server: str, task: Task, aske
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
 @pytest.mark.skipif(bool(MISSING) and not GIVEN, reason=LACKING)
 def test_a_real_model_s_fallback_is_the_grammar_s_plan(real_server: str) -> None:
     model = os.environ.get("LLM_TEST_MODEL", "any")

@@ -112,7 +112,7 @@ def make(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     env = {
         k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")
     }
-    return subprocess.run(["make", *arguments], cwd=cwd, env=env, capture_output=True, text=True, timeout=60)
+    return subprocess.run(["make", *arguments], cwd=cwd, env=env, capture_output=True, text=True)
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make")

@@ -355,7 +355,6 @@ def command(module: str, *options: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
 def test_collect_train_run_and_evaluate_through_the_commands(tmp_path):
     data, model, reader = tmp_path / "data", tmp_path / "model", tmp_path / "reader"
     command("envs.collect", "episodes=3", "workers=1", f"path={data}")

@@ -28,7 +28,7 @@ from planner.play.studio import Studio
 from tasks.commands import compose
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
-PATIENCE = 120_000  # ms; a busy machine
+PATIENCE = 900_000  # ms; a busy machine
 MADE = ("temp_lora, weights test", "none, weights test")  # how the clips to rate were made
 
 
@@ -128,7 +128,6 @@ def watched(room: Room) -> Iterator[Watched]:
         yield watched
 
 
-@pytest.mark.timeout(900)
 def test_a_person_plays_saves_and_opens_again(watched: Watched, tmp_path: Path):
     w, expect = watched, playwright.expect
     w.at("[name=compare]").check()
@@ -196,7 +195,6 @@ def test_a_person_plays_saves_and_opens_again(watched: Watched, tmp_path: Path):
     expect(w.at("#so-far")).not_to_have_attribute("open", "")
 
 
-@pytest.mark.timeout(600)
 def test_what_waits_or_runs_is_cancelled_by_its_button(tmp_path: Path):
     studio = TinyStudio(compose("play", [f"runs={tmp_path}", f"image_size={SIDE}"]))
     studio.steps = 2000
@@ -226,7 +224,6 @@ def test_what_waits_or_runs_is_cancelled_by_its_button(tmp_path: Path):
         w.chunks(0)
 
 
-@pytest.mark.timeout(600)
 def test_what_fails_or_is_lost_leaves_no_page_that_only_looks_alive(
     watched: Watched, room: Room, monkeypatch: pytest.MonkeyPatch
 ):
@@ -259,7 +256,6 @@ def test_what_fails_or_is_lost_leaves_no_page_that_only_looks_alive(
     expect(w.at("#status")).to_have_text("Not connected")
 
 
-@pytest.mark.timeout(900)
 def test_the_keyboard_suffices_and_failures_are_said(watched: Watched, room: Room, tmp_path: Path):
     w, expect, press = watched, playwright.expect, watched.page.keyboard.press
     expect(w.at("#begin [type=submit]")).to_be_enabled()
@@ -303,7 +299,6 @@ def test_the_keyboard_suffices_and_failures_are_said(watched: Watched, room: Roo
     expect(w.at("#begin [type=submit]")).to_be_disabled()
 
 
-@pytest.mark.timeout(300)
 def test_nothing_begins_before_the_choices_are_there(watched: Watched):
     held: list[playwright.Route] = []
     watched.page.route("**/choices", lambda route: held.append(route))
@@ -316,7 +311,6 @@ def test_nothing_begins_before_the_choices_are_there(watched: Watched):
     expect(begin).to_be_enabled()
 
 
-@pytest.mark.timeout(900)
 def test_navigation_is_walked_with_keys(tmp_path: Path):
     pytest.importorskip("vizdoom", reason="the rooms are ViZDoom's")
     studio = Studio(compose("play", [*navigation(tmp_path / "weights"), f"runs={tmp_path}", "fps=20"]))

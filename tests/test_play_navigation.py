@@ -75,7 +75,6 @@ def client_of(options: list[str]) -> TestClient:
     return TestClient(application(Play(Studio(compose("play", options))), "127.0.0.1"), headers=HERE)
 
 
-@pytest.mark.timeout(900)
 def test_a_walk_is_imagined_and_executed(tmp_path: Path):
     options = [*navigation(tmp_path / "weights"), f"runs={tmp_path / 'runs'}"]
     with client_of(options) as client, opened(client) as page:
@@ -98,7 +97,6 @@ def test_a_walk_is_imagined_and_executed(tmp_path: Path):
         assert len(page.act("wander about")["frames"]["executed"]) == 4
 
 
-@pytest.mark.timeout(900)
 def test_a_table_is_listed_as_finished_once_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     runs = tmp_path / "runs"
     given = [g for g in navigation(tmp_path / "weights") if not g.startswith("memory.")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -26,7 +27,6 @@ from safetensors.torch import load_file, save_file
 from sharded_learner import STEPS, go_on, learner_in
 from tiny import (
     CAPTIONS,
-    WIDTH,
     frames,
     make_autoencoder,
     make_dataset,
@@ -34,6 +34,7 @@ from tiny import (
     make_scheduler,
     make_text,
     make_unet,
+    modelscope_options,
     save_modelscope,
 )
 from torch import nn
@@ -188,15 +189,13 @@ def test_a_killed_run_resumes_bit_for_bit(finished, data, tmp_path, capsys):
     command = [sys.executable, "-m", "world_model.pretrain", *options]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 240
         while process.poll() is None and not (
             (path / LAST).is_file() and rows.is_file() and rows.read_text()
         ):
-            assert time.monotonic() < deadline, "no step was logged within 240 s"
             time.sleep(0.002)
     finally:  # also when pytest's own timeout ends the test: nothing may wait for a process that hangs
         process.kill()
-        process.wait(timeout=30)
+        process.wait()
     assert process.returncode == -signal.SIGKILL and not (path / METRICS).exists()
     stopped = int(load_file(path / LAST)["step"])
     assert pretrain(data, path, "diffusion.steps=4") == 0
@@ -294,18 +293,10 @@ def test_a_rate_that_blows_up_stops_the_run(finished, data, tmp_path, capsys):
 # --- other starts --------------------------------------------------------------------------------
 
 
-def published(folder: Path, *overrides: str) -> tuple[str, ...]:
-    tiny = ("block_out_channels=[8,16]", "layers_per_block=1", "attention_head_dim=4", "norm_num_groups=4",
-            f"cross_attention_dim={WIDTH}", "down_block_types=[CrossAttnDownBlock3D,DownBlock3D]",
-            "up_block_types=[UpBlock3D,CrossAttnUpBlock3D]")  # fmt: skip
-    unet = tuple(f"model.unet.{option}" for option in tiny)
-    return "model=modelscope", f"model.pretrained={folder}", *unet, "model.context_frames=8", *overrides
-
-
 def test_training_starts_from_a_published_model(data, tmp_path, capsys):
     folder = save_modelscope(tmp_path / "published")
     run_dir = tmp_path / "run"
-    options = published(folder, "diffusion.steps=2", "diffusion.learning_rate=1e-9")
+    options = modelscope_options(folder, "diffusion.steps=2", "diffusion.learning_rate=1e-9")
     assert pretrain(data, run_dir, *options) == 0
     assert "text_encoder" in {p.name for p in (run_dir / "model").iterdir()}
     start = WorldModel.from_pretrained(folder).unet.state_dict()
@@ -315,11 +306,11 @@ def test_training_starts_from_a_published_model(data, tmp_path, capsys):
         torch.testing.assert_close(value, start[key], rtol=1e-3, atol=1e-3)  # fp16 on disk
 
     capsys.readouterr()
-    wrong = published(folder, "model.unet.block_out_channels=[8,24]")
+    wrong = modelscope_options(folder, "model.unet.block_out_channels=[8,24]")
     assert pretrain(data, tmp_path / "other", *wrong) == 1
     err = capsys.readouterr().err
     assert "block_out_channels=[8, 16], model.unet.block_out_channels=[8, 24]; make them equal" in err
-    assert pretrain(data, tmp_path / "third", *published(Path("nobody/nothing"))) == 1
+    assert pretrain(data, tmp_path / "third", *modelscope_options(Path("nobody/nothing"))) == 1
     assert "model.pretrained: nobody/nothing is missing here, and the Hub's cache" in capsys.readouterr().err
 
 
@@ -552,19 +543,28 @@ def test_devices_and_precisions():
 # --- several processes ---------------------------------------------------------------------------
 
 
-def launched(*arguments: str, **environment: str) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of a Python process, which leaves no process of its own behind."""
-    process = subprocess.Popen(
+def started(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+    """A Python process that leads a session of its own."""
+    return subprocess.Popen(
         [sys.executable, *arguments],
         cwd=ROOT, env={**os.environ, **environment}, start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr; a process that does not end is killed with all that it started."""
     try:
-        out, err = process.communicate(timeout=240)
-    except subprocess.TimeoutExpired:
+        out, err = process.communicate()
+    except BaseException:  # pytest's own timeout as well
         os.killpg(process.pid, signal.SIGKILL)
         raise
     return process.returncode, out, err
+
+
+def launched(*arguments: str, **environment: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a Python process, which leaves no process of its own behind."""
+    return ended(started(*arguments, **environment))
 
 
 LAUNCHERS = {
@@ -587,6 +587,32 @@ def test_two_processes_train_what_one_does(finished, data, tmp_path, launcher):
     one, two = load_file(finished / LAST), load_file(tmp_path / "two" / LAST)
     assert one.keys() == two.keys()
     assert_same_tensors(finished / "latents.safetensors", tmp_path / "two/latents.safetensors")
+    for key in (k for k in one if k.startswith("network.")):
+        torch.testing.assert_close(two[key], one[key], rtol=1e-3, atol=2e-4, msg=key)
+
+
+@pytest.mark.slow
+def test_two_machines_train_what_one_process_does(finished, data, tmp_path):
+    """A launcher on each, as docs/accelerate/nodes.yaml says; here both are this one, with a process apiece."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    nodes = ("-m", "accelerate.commands.launch", "--config_file", "docs/accelerate/nodes.yaml", "--num_processes", "2",
+             "--main_process_ip", "127.0.0.1", "--main_process_port", port)  # fmt: skip
+    options = (f"data={data}", f"run_dir={tmp_path / 'two'}", *TINY, "diffusion.steps=4")
+    ranks = [
+        started(*nodes, "--machine_rank", str(rank), "-m", "world_model.pretrain", *options)
+        for rank in range(2)
+    ]
+    done = [ended(ranks[0])]
+    if done[0][0] != 0:  # the other would wait for it
+        os.killpg(ranks[1].pid, signal.SIGKILL)
+    done.append(ended(ranks[1]))
+    assert [code for code, _, _ in done] == [0, 0], "\n".join(err[-2000:] for _, _, err in done)
+    [start] = json.loads((tmp_path / "two/origin.json").read_text())
+    assert start["command"].startswith("torchrun --nproc-per-node 2 "), "they found each other"
+    assert all(out.count("plan with it") == 1 for _, out, _ in done), "each machine's terminal says it once"
+    one, two = load_file(finished / LAST), load_file(tmp_path / "two" / LAST)
     for key in (k for k in one if k.startswith("network.")):
         torch.testing.assert_close(two[key], one[key], rtol=1e-3, atol=2e-4, msg=key)
 

@@ -86,14 +86,13 @@ def test_a_task_without_a_recipe_and_a_place_that_is_none():
         Stage("envs.collect", ("path={moon}/x",), ()).command({"runs": "R", "task": "t"}, 1, False)
 
 
-def command(*options: str, timeout: int = 290) -> subprocess.CompletedProcess[str]:
+def command(*options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "planner.recipe", *options],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=timeout,
     )
 
 
@@ -106,10 +105,9 @@ def test_a_stage_that_fails_is_named_and_nothing_follows(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3000)
 @pytest.mark.parametrize("task", ["path_retrace"])
 def test_a_recipe_runs_from_nothing_to_weights_and_a_table(tmp_path, task):
-    done = command(f"task={task}", "trial=true", f"runs={tmp_path}", timeout=2900)
+    done = command(f"task={task}", "trial=true", f"runs={tmp_path}")
     assert done.returncode == 0, done.stderr[-2000:]
     folder = tmp_path / "trial" / "weights" / task
     assert {p.name for p in folder.iterdir()} >= {"manifest.json", "world_model", "inverse_dynamics"}

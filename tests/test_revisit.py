@@ -37,7 +37,7 @@ def command(*options: str) -> list[str]:
 
 
 def run(*options: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*options), cwd=REPO, capture_output=True, text=True, timeout=280)
+    return subprocess.run(command(*options), cwd=REPO, capture_output=True, text=True)
 
 
 def files(path: Path) -> dict[str, bytes]:

@@ -156,3 +156,12 @@ def save_modelscope(folder: Path) -> Path:
         )
     ).save_pretrained(folder / "text_encoder")  # fmt: skip
     return folder
+
+
+def modelscope_options(folder: Path, *overrides: str) -> tuple[str, ...]:
+    """Of ``world_model.pretrain``: start from ``save_modelscope``'s folder."""
+    unet = ("block_out_channels=[8,16]", "layers_per_block=1", "attention_head_dim=4", "norm_num_groups=4",
+            f"cross_attention_dim={WIDTH}", "down_block_types=[CrossAttnDownBlock3D,DownBlock3D]",
+            "up_block_types=[UpBlock3D,CrossAttnUpBlock3D]")  # fmt: skip
+    options = tuple(f"model.unet.{option}" for option in unet)
+    return "model=modelscope", f"model.pretrained={folder}", *options, "model.context_frames=8", *overrides

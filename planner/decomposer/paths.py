@@ -15,16 +15,17 @@ SIDES = "{side}|to the {side}|to your {side}|{side} once|a quarter to the {side}
     "{side} by 90 degrees|90 degrees to the {side}|90 degrees {side}|{side} 90 degrees"  # fmt: skip
 
 LEXICON: dict[str, str] = {
-    "OPEN": "please|kindly|can you|could you|would you|can you please|could you please|i want you to|"
-    "i would like you to|you should|your task is to|now|first|to begin with|to start|first of all",
+    "OPEN": "please|kindly|can you|could you|would you|can you please|could you please|would you please|"
+    "would you kindly|i want you to|i would like you to|you should|your task is to|now|first|to begin with|to start|first of all",
     "GO": "go|walk|move|head|continue|keep going|keep walking|step|run|travel|proceed|march|advance",
+    "ADVANCE": "advance",
     "TURN": "turn|rotate|then turn|spin|look",
     "MAKE": "make a|take a|do a",
     "MADE": "turn|quarter turn",
     "AND": "and|&",
     "PUNCT": ",|;|.",
     "THEN": "then|after that|afterwards|next|once more|and then|after which|finally|lastly|in the end|at the end",
-    "STOP": ".|!",
+    "STOP": ".|!|?",
     "RETURN": "go back|walk back|come back|get back|head back|move back|travel back|run back|return|"
     "go all the way back|walk all the way back|come all the way back|make your way back|find your way back|"
     "find the way back|go home",
@@ -40,12 +41,13 @@ LEXICON: dict[str, str] = {
     "to the place where you started|to the starting place|to the first place|to where you started from|home",
 }
 RULES = """
-instruction = OPEN? steps join back STOP?
+instruction = opening? steps join back STOP?
+opening = OPEN PUNCT?
 steps = step | step join steps
 step = go | turn
-go = GO WAY COUNT? | GO COUNT WAY
-turn = TURN SIDE COUNT? | MAKE SIDE MADE COUNT?
-back = RETURN along? HOME? | RETRACE PATH BACK? HOME? | BACKTRACK BACK? HOME?
+go = GO WAY COUNT? | GO COUNT WAY | GO STEPS | ADVANCE COUNT
+turn = TURN SIDE COUNT? | MAKE SIDE MADE COUNT? | MAKE MADE SIDE
+back = RETURN along? HOME? | RETRACE PATH BACK? HOME? | BACKTRACK along? BACK? HOME?
      | FOLLOW PATH BACK HOME? | FOLLOW PATH HOME
 along = ALONG? PATH
 join = PUNCT | PUNCT? AND | PUNCT? AND? THEN PUNCT?
@@ -53,7 +55,7 @@ join = PUNCT | PUNCT? AND | PUNCT? AND? THEN PUNCT?
 SILENT = frozenset(  # what carries no choice
     symbol
     for line in (
-        "OPEN GO TURN MAKE MADE AND PUNCT THEN STOP join",
+        "OPEN opening GO ADVANCE TURN MAKE MADE AND PUNCT THEN STOP join",
         "RETURN RETRACE FOLLOW BACKTRACK PATH ALONG BACK HOME along",
     )
     for symbol in line.split()
@@ -65,15 +67,21 @@ def path_grammar(words: Vocabulary) -> Grammar:
     lexicon = {name: phrases(text) for name, text in LEXICON.items()}
     lexicon["WAY"] = phrases(WAYS)
     lexicon["SIDE"] = phrases({t: SIDES.format(side=t) for t in words.targets if t not in WAYS})
-    lexicon["COUNT"] = phrases({str(n): "|".join(_times(n, word)) for n, word in enumerate(NUMBERS, 1)})
+    steps = {str(n): _counted(n, word, "step") for n, word in enumerate(NUMBERS, 1)}
+    times = {str(n): _counted(n, word, "time") for n, word in enumerate(NUMBERS, 1)}
+    words_alone = {"1": ["once"], "2": ["twice"], "3": ["thrice"]}
+    lexicon["STEPS"] = phrases({n: "|".join(said) for n, said in steps.items()})
+    lexicon["COUNT"] = phrases(
+        {n: "|".join([*words_alone.get(n, []), *steps[n], *times[n]]) for n in steps}
+    )
     return Grammar(read_rules(RULES), lexicon, SILENT)
 
 
-def _times(n: int, word: str) -> list[str]:
-    extra = {1: ["once"], 2: ["twice"], 3: ["thrice"]}.get(n, [])
-    units = ("time", "step") if n == 1 else ("times", "steps")
-    said = [f"{number} {unit}" for number in (word, str(n)) for unit in units]
-    return [*extra, *said, *(f"for {s}" for s in said)]
+def _counted(n: int, word: str, unit: str) -> list[str]:
+    """``two steps``, ``2 steps``, ``two more steps``, ``for two steps``, …"""
+    unit += "s" * (n > 1)
+    said = [f"{number}{more} {unit}" for number in (word, str(n)) for more in ("", " more")]
+    return [*said, *(f"for {s}" for s in said)]
 
 
 def read_path(task: Task, tree: Tree) -> tuple[Sequence[Subgoal], Sequence[str]]:
@@ -85,8 +93,9 @@ def read_path(task: Task, tree: Tree) -> tuple[Sequence[Subgoal], Sequence[str]]
         kind, *parts = node
         if kind in ("go", "turn"):
             told = dict(parts)
-            target = told["WAY"] if kind == "go" else told["SIDE"]
-            subgoals.extend([task.subgoal(kind, agent, target)] * int(told.get("COUNT", 1)))
+            target = told.get("WAY", "forward") if kind == "go" else told["SIDE"]
+            count = told.get("COUNT", told.get("STEPS", "1"))
+            subgoals.extend([task.subgoal(kind, agent, target)] * int(count))
         elif kind == "back":
             subgoals.append(task.subgoal("return", agent))
         else:
