@@ -13,9 +13,12 @@ from tiny import frames, make_dataset, make_memory, make_model, make_text
 
 from benchmarks import fast_learning, where_in_theta
 from planner.aggregates import aggregate, executed, mean_of
-from planner.evaluate import BASELINES, MODEL_ROWS, row_versions, row_weights, rows_at_hand
 from planner.kept_rows import KeptRow, Versions, finished_rows
-from planner.results import NAMES, paired_table, trainings_line, write_results
+from planner.paired_rows import paired_table
+from planner.planning_section import trainings_line
+from planner.results import write_results
+from planner.row_names import NAMES
+from planner.table_rows import BASELINES, MODEL_ROWS, row_versions, row_weights, rows_at_hand
 from tasks.commands import CommandError, OptionError, compose
 from tasks.files import write_json
 from tasks.shipped import finetuned_folder

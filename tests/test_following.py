@@ -16,8 +16,8 @@ from inverse_dynamics.model import InverseDynamics, InverseDynamicsConfig, to_un
 from planner.action_following import ActionFollowing, doubts
 from planner.baselines import do_nothing
 from planner.expert_episode import Experts
+from planner.imagined_videos import following_table
 from planner.loop import PlanResult
-from planner.results import following_table
 from tasks import ActionSpec
 from tasks.actions import keys_and_camera
 from tasks.cube_return import CubeReturn

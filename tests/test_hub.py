@@ -17,7 +17,7 @@ import pytest
 import torch
 from tiny import frames, save_modelscope
 
-from planner.evaluate import rows_at_hand
+from planner.table_rows import rows_at_hand
 from tasks.commands import CommandError, compose
 from tasks.hub import hub_id, hub_name, located
 from tasks.shipped import shown, weights_folder

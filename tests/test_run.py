@@ -17,13 +17,13 @@ from benchmarks import guidance, one_episode
 from envs.tabletop import TabletopEnv
 from inverse_dynamics.model import InverseDynamics, InverseDynamicsConfig
 from planner.decomposer.scripted import ScriptedDecomposer
-from planner.evaluate import row_versions
 from planner.locate import CubeLocator
 from planner.loop import PlanResult, _result, begin, execute
 from planner.parts import Parts, check_reader, versions
 from planner.records import load_result, save_result
 from planner.results import write_results
 from planner.run import cost_line, last_words, publish
+from planner.table_rows import row_versions
 from tasks.commands import ROOT, CommandError, RunDir, compose
 from tasks.cube_return import CubeReturn
 from tasks.files import read_json, write_json

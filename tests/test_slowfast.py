@@ -234,10 +234,27 @@ def test_the_probe_takes_episodes_of_the_lengths_that_are_trained_on(episodes):
     chooser, accelerator = ChunkChooser("blue", 1.0, 0.0), Accelerator(cpu=True)
     found = sorted({len(s) for s in episodes.segments})
     assert len(found) == 2
-    for length in found:
-        probe = Probe(episodes, chooser, 2, 0, accelerator, [length])
-        assert [len(episodes.segments[e]) for e in probe.episodes] == [length] * 2
-    assert not Probe(episodes, chooser, 2, 0, accelerator, [99]).episodes
+
+    def lengths(count: int, *trained: int) -> list[int]:
+        probe = Probe(episodes, chooser, count, 0, accelerator, trained or None)
+        assert all(len(episodes.segments[e]) == n for n, group in probe.episodes.items() for e in group)
+        return [n for n, group in probe.episodes.items() for _ in group]
+
+    assert [lengths(3, n) for n in found] == [[n] * 3 for n in found]
+    assert lengths(6) == [found[0]] * 3 + [found[1]] * 3 and lengths(2) == [found[0]] * 2 + [found[1]] * 2
+    assert lengths(3, 99) == lengths(0) == lengths(1) == []
+
+
+def test_the_probe_watches_each_length_by_itself(model, episodes):
+    chooser, accelerator = ChunkChooser("blue", 1.0, 0.0), Accelerator(cpu=True)
+    objective = Objective(model.diffusion, model.text, OPTIONS)
+    figures = Probe(episodes, chooser, 4, 0, accelerator)(model, objective)
+    assert set(figures) == {f"probe/{k}{n}" for k in ("own", "other", "empty") for n in ("", "_2", "_3")}
+    for kind in ("own", "other", "empty"):
+        both = figures[f"probe/{kind}_2"] + figures[f"probe/{kind}_3"]
+        assert figures[f"probe/{kind}"] == pytest.approx(both / 2)
+    alone = Probe(episodes, chooser, 2, 0, accelerator, [3])(model, objective)
+    assert alone == {f"probe/{k}": pytest.approx(figures[f"probe/{k}_3"]) for k in ("own", "other", "empty")}
 
 
 def test_the_probe_sees_the_averaged_weights(tmp_path):

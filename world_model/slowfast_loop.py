@@ -58,8 +58,12 @@ class Probe:
     another episode's, with an empty one. Of an episode's chunks in focus the middle one is taken: a path's first
     steps back continue what the context shows, its last ones have few ways left.
 
+    Where episodes differ in length, each length is watched by itself as well (``probe/own_8``, of eight chunks):
+    a mean hides that one is learned at the other's cost.
+
     Args:
-        count: episodes at most; fewer where too few of one length are held out, none below two a process.
+        count: episodes in all, shared by the lengths; fewer where too few are held out, but at least two a process
+            of each length that is watched.
         lengths: numbers of chunks to take, as in training; None takes any.
     """
 
@@ -72,31 +76,39 @@ class Probe:
         accelerator: Accelerator,
         lengths: Sequence[int] | None = None,
     ):
-        self.data, self.seed, self.accelerator = data, seed, accelerator
+        self.data, self.chooser, self.seed, self.accelerator = data, chooser, seed, accelerator
         groups: dict[int, list[int]] = {}
         for episode, segments in enumerate(data.segments):
             if lengths is None or len(segments) in lengths:
                 groups.setdefault(len(segments), []).append(episode)
         processes = accelerator.num_processes
-        taken = max(groups.values(), key=len, default=[])[: count - count % processes]
-        taken = taken[: len(taken) - len(taken) % processes]
-        self.episodes = taken[share_of(len(taken), accelerator)] if len(taken) >= 2 * processes else []
+        enough = {n: group for n, group in sorted(groups.items()) if len(group) >= 2 * processes}
+        each = max(count // max(len(enough), 1), 2 * processes)
+        self.episodes: dict[int, list[int]] = {}
+        for n, group in enough.items() if count >= 2 * processes else ():
+            taken = group[: min(each, len(group)) // processes * processes]
+            self.episodes[n] = taken[share_of(len(taken), accelerator)]
         if not self.episodes:
             accelerator.print(f"no probe: {len(data)} episodes are held out, too few; collect more")
-        found = [
-            [k for k, s in enumerate(data.segments[e]) if k and chooser.in_focus(s.caption)]
-            for e in self.episodes
-        ]
-        last = [len(data.segments[e]) - 1 for e in self.episodes]
-        self.chunks = [ks[len(ks) // 2] if ks else end for ks, end in zip(found, last, strict=True)]
+
+    def middle(self, episode: int) -> int:
+        """The chunk that is watched."""
+        segments = self.data.segments[episode]
+        found = [k for k, s in enumerate(segments) if k and self.chooser.in_focus(s.caption)]
+        return found[len(found) // 2] if found else len(segments) - 1
 
     def __call__(self, model: WorldModel, objective: Objective) -> dict[str, float]:
-        if not self.episodes:
-            return {}
-        experience = inner_loop(model, self.data, self.episodes, "ground_truth", self.seed, 0)
-        losses = memory_use(model, objective, experience, self.chunks, self.seed)
-        gathered = {k: cast(Tensor, self.accelerator.gather(v)) for k, v in losses.items()}
-        return {f"probe/{k}": float(v.mean()) for k, v in gathered.items()}
+        figures: dict[str, list[float]] = {}
+        for length, episodes in self.episodes.items():
+            experience = inner_loop(model, self.data, episodes, "ground_truth", self.seed, 0)
+            chunks = [self.middle(e) for e in episodes]
+            losses = memory_use(model, objective, experience, chunks, self.seed)
+            for name, values in losses.items():
+                mean = float(cast(Tensor, self.accelerator.gather(values)).mean())
+                figures.setdefault(f"probe/{name}", []).append(mean)
+                if len(self.episodes) > 1:
+                    figures[f"probe/{name}_{length}"] = [mean]
+        return {name: sum(values) / len(values) for name, values in figures.items()}
 
 
 def train_loop(

@@ -16,7 +16,8 @@ SIDES = "{side}|to the {side}|to your {side}|{side} once|a quarter to the {side}
 
 LEXICON: dict[str, str] = {
     "OPEN": "please|kindly|can you|could you|would you|can you please|could you please|would you please|"
-    "would you kindly|i want you to|i would like you to|you should|your task is to|now|first|to begin with|to start|first of all",
+    "would you kindly|i want you to|i would like you to|you should|your task is to|now|first|to begin with|to start|"
+    "first of all",
     "GO": "go|walk|move|head|continue|keep going|keep walking|step|run|travel|proceed|march|advance",
     "ADVANCE": "advance",
     "TURN": "turn|rotate|then turn|spin|look",
@@ -71,9 +72,7 @@ def path_grammar(words: Vocabulary) -> Grammar:
     times = {str(n): _counted(n, word, "time") for n, word in enumerate(NUMBERS, 1)}
     words_alone = {"1": ["once"], "2": ["twice"], "3": ["thrice"]}
     lexicon["STEPS"] = phrases({n: "|".join(said) for n, said in steps.items()})
-    lexicon["COUNT"] = phrases(
-        {n: "|".join([*words_alone.get(n, []), *steps[n], *times[n]]) for n in steps}
-    )
+    lexicon["COUNT"] = phrases({n: "|".join([*words_alone.get(n, []), *steps[n], *times[n]]) for n in steps})
     return Grammar(read_rules(RULES), lexicon, SILENT)
 
 

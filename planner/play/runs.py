@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from planner.kept_rows import row_name
-from planner.results import NAMES
+from planner.row_names import NAMES
 
 RESULT = "result.json"  # written last
 ROWS = "finished"  # folder of the rows of planner.evaluate that are done
