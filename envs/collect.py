@@ -61,7 +61,7 @@ class Recording:
         return dict(zip(self._info["names"], self._info["positions"], strict=True))
 
     def look_again(self) -> None:
-        """Take the first frame anew: a demonstration lays its episode out again."""
+        """Take the first frame anew: a demonstration lays its episode out again, where everything stood before."""
         self._frames[:] = [self.env.render()]
 
     def carry_out(self, caption: str, chunk: np.ndarray) -> None:

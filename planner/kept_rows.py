@@ -1,8 +1,4 @@
-"""Where a table's rows are kept, by the weights that they were made with.
-
-So a run directory takes other weights at any time: what was made with the same ones is not made again, and nothing of
-others is counted.
-"""
+"""Where the planning table's rows are kept, by the weights that they were made with."""
 
 from __future__ import annotations
 
@@ -11,25 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.files import read_json, sha256_of
-
-
-@dataclass(frozen=True)
-class Versions:
-    """Fingerprints of the weights behind a row.
-
-    Attributes:
-        reader: of the inverse dynamics model; None for a row without one.
-        trainings: of the world models, one for each training; empty for a row without any.
-    """
-
-    reader: str | None = None
-    trainings: tuple[str, ...] = ()
-
-    @property
-    def key(self) -> str:
-        """A name for files; empty for a row without weights."""
-        return f"-{sha256_of(asdict(self))[:8]}" if self.reader else ""
+from tasks.files import read_json
+from tasks.versions import Versions
 
 
 def row_name(finished: Path) -> str:

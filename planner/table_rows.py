@@ -13,7 +13,7 @@ from tqdm import tqdm
 from planner.aggregates import aggregate, details_of, executed, mean_of, share_of
 from planner.baselines import constant_guess, do_nothing, random_walk, rows_of, true_frames
 from planner.expert_episode import expert_episode
-from planner.kept_rows import KeptRow, Versions
+from planner.kept_rows import KeptRow
 from planner.loop import PlanResult
 from planner.parts import Parts, assemble
 from planner.records import left_out, summary_row
@@ -21,6 +21,7 @@ from planner.run import planned_by, run_batches
 from tasks import Score
 from tasks.commands import CommandError, OptionError
 from tasks.shipped import finetuned_folder
+from tasks.versions import Versions
 
 BASELINES = ("do_nothing", "constant_guess", "random_walk", "true_frames")
 

@@ -271,6 +271,23 @@ class PathRetrace(Task):
         whole = self._plan([str(s.target) for s in plan[:out]])
         return whole if back and tuple(plan[out:]) == tuple(back) else tuple(plan)
 
+    def plan_of(self, asked: Sequence[Subgoal]) -> list[Subgoal]:
+        """A person turns round, and goes on, as often as they like; a plan goes out once, then back. Each step back
+        undoes the last one that is not undone yet. Who turns round first (``way_back=turn``) and does not go the
+        whole way back has begun another path."""
+        out, back = list[Subgoal](), 0
+        for subgoal in asked:
+            if subgoal.kind == RETURN:
+                back += 1
+                continue
+            if back:
+                out = out[:-back] if self.retraces else []
+            out, back = [*out, subgoal], 0
+        steps = len(out) + (0 if self.retraces else 2)  # a half turn comes first
+        if back and (not out or back > steps):
+            raise PlanError("the path out is walked back to where it began")
+        return [*out, *[asked[-1]] * back]
+
     def moves(self, plan: Sequence[Subgoal]) -> dict[str, str]:
         return {f"step {i}": str(s.target) for i, s in enumerate(plan[: self.explored(plan)], 1)}
 

@@ -151,6 +151,15 @@ class Task(ABC):
         """A plan as an instruction tells it, with the steps that it leaves to the task."""
         return tuple(plan)
 
+    def plan_of(self, asked: Sequence[Subgoal]) -> Sequence[Subgoal]:
+        """The plan at whose end the expert finds what the last of a person's subgoals asks for; a person asks for one
+        at a time, and need not go the way of a plan.
+
+        Raises:
+            PlanError: the last one asks for something that can't be done after the others.
+        """
+        return asked
+
     def as_told(self, instruction: str) -> tuple[Subgoal, ...] | None:
         """The plan of an instruction that is itself the caption, whatever it says; None where one has to be read.
 

@@ -13,7 +13,7 @@ from tiny import frames, make_dataset, make_memory, make_model, make_text
 
 from benchmarks import fast_learning, where_in_theta
 from planner.aggregates import aggregate, executed, mean_of
-from planner.kept_rows import KeptRow, Versions, finished_rows
+from planner.kept_rows import KeptRow, finished_rows
 from planner.paired_rows import paired_table
 from planner.planning_section import trainings_line
 from planner.results import write_results
@@ -22,6 +22,7 @@ from planner.table_rows import BASELINES, MODEL_ROWS, row_versions, row_weights,
 from tasks.commands import CommandError, OptionError, compose
 from tasks.files import write_json
 from tasks.shipped import finetuned_folder
+from tasks.versions import Versions
 from world_model.memory.shuffled import Shuffled
 from world_model.model import WorldModel, fingerprint
 

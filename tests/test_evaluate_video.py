@@ -15,7 +15,7 @@ from torch import device
 from inverse_dynamics.model import InverseDynamics, InverseDynamicsConfig
 from planner.results import write_results
 from tasks import Episode, Layout, Segment
-from tasks.commands import CommandError, OptionError, compose
+from tasks.commands import CommandError, OptionError, RunDir, compose
 from tasks.cube_return import CubeReturn
 from world_model import evaluate
 from world_model.video_metrics.revisit import out_and_back
@@ -353,30 +353,30 @@ def resumed(weights: Path, run_dir: Path, rows: str) -> None:
     """Nothing finished is made again, and what is missing is made as it was."""
     finished = sorted(run_dir.glob("finished/*/*.json"))
     times = {p: p.stat().st_mtime_ns for p in (*finished, *run_dir.glob("videos/*/*/*.npz"))}
-    lost = run_dir / "videos/long/no_memory/1000001.npz"
-    row = run_dir / "finished/long/no_memory.json"
+    [lost] = run_dir.glob("videos/long/no_memory-*/1000001.npz")
+    [row] = run_dir.glob("finished/long/no_memory-*.json")
+    [frozen] = run_dir.glob("finished/references/frozen-*.json")
     before, told = np.load(lost)["frames"], json.loads(row.read_text())
     lost.unlink(), row.unlink()
-    stale = [run_dir / "finished" / x for x in ("long/temp_lora_no_loop.json", "references/frozen.json")]
-    kept = [json.loads(p.read_text()) for p in stale]
-    for path, was, reader in zip(
-        stale, kept, ({"reader": None}, {}), strict=True
-    ):  # none, and older than the key
-        now = {k: v for k, v in was.items() if k != "reader"} | {"figures": {}} | reader
-        path.write_text(json.dumps(now))
+    of_another_reader = frozen.rename(frozen.with_name("frozen-01234567.json"))
     evaluate.run(options(weights, run_dir, "table=4", "rows=[no_memory]"))  # table 4 shares table 1's rows
-    assert {p for p, t in times.items() if p.stat().st_mtime_ns != t} == {lost, row, *stale}
-    for path, was in zip(stale, kept, strict=True):
-        again = json.loads(path.read_text())
-        assert again["figures"] == was["figures"] and "inverse dynamics" in again["reader"] == was["reader"]
+    assert {p for p, t in times.items() if p.stat().st_mtime_ns != t} == {lost, row, frozen}
+    figures = [json.loads(path.read_text())["figures"] for path in (frozen, of_another_reader, row)]
+    assert figures[0] == figures[1] and figures[2] == told["figures"]
     assert np.array_equal(np.load(lost)["frames"], before)
-    assert json.loads(row.read_text())["figures"] == told["figures"]
-    other = run_dir.parent / "other"
-    make_model(make_text(), chunk_frames=CHUNK, context_frames=8, guidance=(1, 1)).save_pretrained(other)
-    made_with = run_dir / "videos/long/no_memory/made_with.json"
-    made_with.write_text('{"weights": "01234567"}')
-    with pytest.raises(CommandError, match="made with other weights"):
-        evaluate.run(options(weights, run_dir, "table=4", "rows=[no_memory]"))
+
+
+def test_what_other_weights_make_has_places_of_its_own(weights, tmp_path):
+    other = tmp_path / "other"
+    model = make_model(make_text(), chunk_frames=CHUNK, context_frames=8, guidance=(1, 1))
+    model.unet.conv_in.weight.mul_(2)
+    model.save_pretrained(other)
+    row, places = rows_of(compose("evaluate_video", ["rows=[no_memory]"]))["no_memory"], set()
+    for folder in (weights, other):
+        bench = evaluate.Bench(options(folder, tmp_path / "run", "inverse_dynamics=null"))
+        bench.open(RunDir(tmp_path / "run", resumed=False))
+        places |= {evaluate.made_in(bench, "videos/long", "no_memory", row)}
+    assert len(places) == 2 and {p.parent for p in places} == {tmp_path / "run/videos/long"}
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,7 @@ def bench(reader):
     """Clips, their judge and the videos through an autoencoder."""
     truth, others = [walk(s, s) for s in range(6)], [walk(s, s) for s in range(50, 56)]
     clips = Clips(truth, others, {i: walk(100 + i, i) for i in range(6)})
-    judge = Judge(clips, Patches(), resamples=1, read_back=ReadBack(reader, "reader"))
+    judge = Judge(clips, Patches(), resamples=1, read_back=ReadBack(reader, "reader", "version"))
     return clips, judge, Autoencoded(clips, nearly)
 
 
@@ -175,7 +175,7 @@ def test_a_frozen_video_of_next_chunks_follows_nothing_where_chunks_meet(bench):
 
 
 def test_what_cannot_be_read_is_said(reader):
-    read_back, clip = ReadBack(reader, "reader"), walk(0, 0)
+    read_back, clip = ReadBack(reader, "reader", "version"), walk(0, 0)
     assert read_back.misfit([clip]) == ""
     assert "have no actions, reader reads 3" in read_back.misfit([replace(clip, actions=None)])
     assert read_back.misfit([clip], WALK.names) == ""

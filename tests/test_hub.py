@@ -19,8 +19,9 @@ from tiny import frames, save_modelscope
 
 from planner.table_rows import rows_at_hand
 from tasks.commands import CommandError, compose
-from tasks.hub import hub_id, hub_name, located
+from tasks.hub import HubError, hub_id, hub_name, located
 from tasks.shipped import shown, weights_folder
+from world_model.autoencoder import FrameAutoencoder
 from world_model.model import WorldModel, fingerprint
 from world_model.training import CheckpointError
 
@@ -141,10 +142,15 @@ def test_a_world_model_opens_by_its_id_from_the_cache(published, tmp_path, monke
         assert model.version == local.version
         assert torch.equal(model.autoencoder.encode(seen), local.autoencoder.encode(seen))
         assert shown(weights_folder(name, "cube_return", "world_model")) == f"someone/model@{commit[:8]}"
+        for folder in (name, published, published / "vae"):
+            autoencoder = FrameAutoencoder.from_pretrained(folder)
+            assert torch.equal(autoencoder.encode(seen), local.autoencoder.encode(seen))
     with pytest.raises(
         CheckpointError, match=r"^weights=someone/other: someone/other is missing here, and the Hub's"
     ):
         WorldModel.from_pretrained("someone/other")
+    with pytest.raises(HubError, match=r"^someone/other is missing here, and the Hub's"):
+        FrameAutoencoder.from_pretrained("someone/other")
 
 
 def test_a_variant_beside_the_weights_does_not_change_their_version(published, tmp_path):

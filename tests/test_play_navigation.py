@@ -17,7 +17,6 @@ from envs.expert import expert_actions
 from planner import evaluate
 from planner.play.runs import all_runs
 from planner.play.server import Play, application
-from planner.play.simulation import path_back
 from planner.play.studio import SHIPPED, Studio
 from tasks import PlanError, Subgoal
 from tasks.commands import CommandError, compose
@@ -47,7 +46,7 @@ def asked(task: PathRetrace, words: str) -> list[Subgoal]:
 def test_a_person_turns_round_as_often_as_they_like(words, same):
     """Whatever came before, the expert does what it does in a plan that goes out once and back."""
     task = PathRetrace()
-    plan = path_back(task, asked(task, words))
+    plan = task.plan_of(asked(task, words))
     assert plan == asked(task, same)
     assert expert_actions(task, {}, plan[-1], {}, plan, len(plan) - 1).shape == (
         task.chunk_frames,
@@ -59,16 +58,16 @@ def test_a_person_turns_round_as_often_as_they_like(words, same):
 def test_nobody_goes_back_further_than_the_start(words):
     task = PathRetrace()
     with pytest.raises(PlanError, match="walked back to where it began"):
-        path_back(task, asked(task, words))
+        task.plan_of(asked(task, words))
 
 
 def test_who_turns_round_first_takes_two_steps_more():
     task = PathRetrace(way_back="turn")
-    assert path_back(task, asked(task, "flbb")) == asked(task, "flbb")
-    assert path_back(task, asked(task, "flbbbb")) == asked(task, "flbbbb")
-    assert path_back(task, asked(task, "flbblb")) == asked(task, "lb")
+    assert task.plan_of(asked(task, "flbb")) == asked(task, "flbb")
+    assert task.plan_of(asked(task, "flbbbb")) == asked(task, "flbbbb")
+    assert task.plan_of(asked(task, "flbblb")) == asked(task, "lb")
     with pytest.raises(PlanError):
-        path_back(task, asked(task, "flbbbbb"))
+        task.plan_of(asked(task, "flbbbbb"))
 
 
 def client_of(options: list[str]) -> TestClient:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tasks.files import write_json
+from tasks.hub import located
 from world_model.opening import open_network
 
 SETTINGS = "frames.json"
@@ -119,15 +120,21 @@ class FrameAutoencoder(nn.Module):
     def from_pretrained(cls, folder: str | Path, dtype: torch.dtype = torch.float32) -> FrameAutoencoder:
         """Open what ``save_pretrained`` or diffusers wrote; ModelScope's conventions without ``frames.json``.
 
+        Args:
+            folder: the autoencoder's, or that of a world model, whose ``vae`` it is; or either's Hub id.
+
         Raises:
             ValueError: no such folder, or a file of it is missing, damaged or of another shape.
+            HubError: the Hub does not give what the id stands for.
         """
-        if not Path(folder).is_dir():  # diffusers would ask the Hub for a repository of this name
+        found = located(str(folder))
+        found = found / "vae" if (found / "vae").is_dir() else found
+        if not found.is_dir():  # diffusers would ask the Hub for a repository of this name
             raise ValueError(
                 f"{folder}: no such folder; expected an autoencoder that train_autoencoder saved"
             )
-        vae = open_network(AutoencoderKL, Path(folder), torch_dtype=dtype)
-        path = Path(folder) / SETTINGS
+        vae = open_network(AutoencoderKL, found, torch_dtype=dtype)
+        path = found / SETTINGS
         settings = json.loads(path.read_text()) if path.is_file() else {}
         return cls(vae, **settings).eval().requires_grad_(False)
 

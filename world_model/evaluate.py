@@ -8,7 +8,7 @@ in the run directory, which all tables of the same videos share; interrupted, th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import cached_property, partial
 from importlib.metadata import version
@@ -26,6 +26,7 @@ from tasks.files import kept_json, write_json, write_text
 from tasks.following import said
 from tasks.provenance import command_line, commit, processor
 from tasks.shipped import shown, weights_folder
+from tasks.versions import Versions
 from world_model.data.footage import inlined
 from world_model.device import pick_device
 from world_model.model import WorldModel, fingerprint
@@ -109,7 +110,8 @@ class Bench:
             self._cannot_read(str(error))
             return None
         reader = hydra.utils.instantiate(self.cfg.reader)(folder, self.device)
-        return ReadBack(reader, f"inverse dynamics {shown(folder)} ({fingerprint(folder)})")
+        version = fingerprint(folder)
+        return ReadBack(reader, f"inverse dynamics {shown(folder)} ({version})", version)
 
     @cached_property
     def read_back(self) -> ReadBack | None:
@@ -172,19 +174,17 @@ class Bench:
 # --- rows --------------------------------------------------------------------------------------
 
 
-def kept_row(bench: Bench, path: Path, make: Callable[[], dict[str, Any] | None]) -> dict[str, Any] | None:
-    """A finished row; measured again, of the videos that are kept, where its actions were read by another reader."""
-    reader = None if bench.read_back is None else bench.read_back.name
+def made_in(bench: Bench, kind: str, name: str, row: Row) -> Path:
+    """The folder of what a row's weights make. Raises what :func:`row_folder` does."""
+    made = Versions(None, (fingerprint(row_folder(row, bench.cfg)),))
+    return bench.run_dir / kind / f"{name}{made.key}"
 
-    def made() -> dict[str, Any] | None:
-        row = make()
-        return None if row is None else row | {"reader": reader}
 
-    row = kept_json(path, made)
-    if row is not None and row.get("reader", "unknown") != reader:
-        print(f"{path}: measured again, another reader than then: {reader or 'none'}", flush=True)
-        write_json(path, row := made())
-    return row
+def figures_file(bench: Bench, part: str, name: str, row: Row | None = None) -> Path:
+    """Where a row's figures are kept, by its weights, if it has some, and by the reader of its actions."""
+    trainings = () if row is None else (fingerprint(row_folder(row, bench.cfg)),)
+    made = Versions(bench.read_back and bench.read_back.version, trainings)
+    return bench.run_dir / "finished" / part / f"{name}{made.key}.json"
 
 
 def reference_rows(bench: Bench, part: str) -> dict[str, dict[str, Any]]:
@@ -192,14 +192,14 @@ def reference_rows(bench: Bench, part: str) -> dict[str, dict[str, Any]]:
     rows = {}
     for name in (*REFERENCES, *ADVERSARIES):
         anew = name == "frozen" and part == NEXT
-        path = bench.run_dir / "finished" / (f"references_{NEXT}" if anew else "references") / f"{name}.json"
+        path = figures_file(bench, f"references_{NEXT}" if anew else "references", name)
 
         def make(name: str = name, anew: bool = anew) -> dict[str, Any] | None:
             print(f"row {name}", flush=True)
             chunk = bench.task.chunk_frames if anew else None
             return reference_row(name, bench.clips, bench.judge, chunk, bench.autoencoded)
 
-        row = kept_row(bench, path, make)
+        row = kept_json(path, make)
         if row is not None:
             rows[name] = row
         else:
@@ -207,9 +207,9 @@ def reference_rows(bench: Bench, part: str) -> dict[str, dict[str, Any]]:
     return rows
 
 
-def model_row(bench: Bench, name: str, row: Row, part: str, folder: Path) -> dict[str, Any]:
+def model_row(bench: Bench, name: str, row: Row, part: str) -> dict[str, Any]:
     """One row with the world model, resumed after its last finished batch."""
-    cfg = bench.cfg
+    cfg, folder = bench.cfg, made_in(bench, f"videos/{part}", name, row)
     model = open_row(row, cfg, bench.task.chunk_frames, bench.device)
     print(f"row {name}, {part.replace('_', ' ')}", flush=True)
     made = imagine_all(model, row, part, bench.clips.truth, cfg.synonyms, folder, cfg.batch_size)
@@ -221,6 +221,7 @@ def model_row(bench: Bench, name: str, row: Row, part: str, folder: Path) -> dic
     return {
         "label": row.label,
         "kind": "model",
+        "videos": str(folder.relative_to(bench.run_dir.path)),
         "memory": model.memory.name,
         "options": dict(row.options),
         "settings": asdict(model.settings),
@@ -232,33 +233,19 @@ def model_row(bench: Bench, name: str, row: Row, part: str, folder: Path) -> dic
     }
 
 
-def made_with(bench: Bench, name: str, row: Row, folder: Path) -> None:
-    """Remember the weights that a row's videos are made with. Raises CommandError: they were others."""
-    now = fingerprint(row_folder(row, bench.cfg))
-    then = kept_json(folder / "made_with.json", lambda: {"weights": now})["weights"]
-    if then != now:
-        raise CommandError(
-            f"row {name} in {bench.run_dir} was made with other weights ({then}, now {now}); give fresh=true or "
-            "another run_dir"
-        )
-
-
 def part_rows(
     bench: Bench, part: str, rows: dict[str, Row], wanted: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
     """The rows of one part: those that are asked for, and those that are finished already."""
     found = reference_rows(bench, part)
     for name, row in rows.items():
-        folder = bench.run_dir / "videos" / part / name
-        path = bench.run_dir / "finished" / part / f"{name}.json"
-        if name not in wanted and not path.is_file():
-            continue
         try:
-            made_with(bench, name, row, folder)
-            measured = kept_row(bench, path, partial(model_row, bench, name, row, part, folder))
-            found |= {} if measured is None else {name: measured}
+            path = figures_file(bench, part, name, row)
+            if name in wanted or path.is_file():
+                found[name] = kept_json(path, partial(model_row, bench, name, row, part))
         except RowLeftOut as error:
-            bench.leave_out(f"row {name}: {error}")
+            if name in wanted:
+                bench.leave_out(f"row {name}: {error}")
     return found if part == LONG else fidelity_alone(found)
 
 
@@ -333,18 +320,17 @@ def publish(bench: Bench, table: Table, parts: dict[str, Any], measured_costs: d
     for part, measured in parts.items():
         draw_intervals(folder / f"{part}.png", measured["rows"])
         draw_over_time(folder / f"{part}_over_time.png", measured["rows"])
-        draw_strip(folder / f"{part}_frames.png", first_videos(bench, part, measured["rows"]))
+        draw_strip(folder / f"{part}_frames.png", first_videos(bench, measured["rows"]))
     write_text(folder / "table.md", section(result))
     return folder
 
 
-def first_videos(bench: Bench, part: str, rows: dict[str, Any]) -> dict[str, np.ndarray]:
+def first_videos(bench: Bench, rows: dict[str, Any]) -> dict[str, np.ndarray]:
     """The truth's and every model row's frames of the first clip."""
     clip = bench.clips.truth[0]
     shown = {"truth": clip.frames[1:]}
     for name, row in rows.items():
-        file = bench.run_dir / "videos" / part / name / f"{clip.seed}.npz"
-        if row["kind"] == "model" and file.is_file():
+        if row["kind"] == "model" and (file := bench.run_dir / row["videos"] / f"{clip.seed}.npz").is_file():
             shown[name] = load(file).frames
     return shown
 
@@ -424,8 +410,7 @@ def say_unchanged(bench: Bench) -> None:
 def measured_costs(bench: Bench) -> dict[str, Any]:
     """Table 3, kept in the run directory."""
     name, row = varied_row(bench.cfg)
-    folder = bench.run_dir / "costs" / name
-    made_with(bench, name, row, folder)
+    folder = made_in(bench, "costs", name, row)
     plain = {"measure_effect": False} if row.memory.startswith("temp_lora") else {}
     row = replace(row, options={**row.options, **plain})
     model = open_row(row, bench.cfg, bench.task.chunk_frames, bench.device)

@@ -15,7 +15,6 @@ from inverse_dynamics.model import InverseDynamics
 from planner.locator import Locator
 from planner.loop import Running, execute
 from tasks import ActionSpec, Episode, PlanError, Segment, Subgoal
-from tasks.path_retrace import RETURN, PathRetrace
 
 Executor = Literal["expert", "reader"]
 
@@ -135,7 +134,7 @@ class Simulation:
                 dict(zip(self.env.names, p, strict=True))
                 for p in (self.running.positions[-1], self.running.positions[0])
             )
-            asked = path_back(self.env.task, plan) if isinstance(self.env.task, PathRetrace) else plan
+            asked = self.env.task.plan_of(plan)
             actions = expert_actions(self.env.task, now, subgoal, home, asked, len(asked) - 1)
         else:
             actions = self.reader.actions(np.concatenate([before[None], imagined])[None])[0]
@@ -170,27 +169,3 @@ class Simulation:
 
     def close(self) -> None:
         self.env.close()
-
-
-def path_back(task: PathRetrace, asked: Sequence[Subgoal]) -> list[Subgoal]:
-    """The plan at whose end the expert finds what the last subgoal asks for.
-
-    A person turns round, and goes on, as often as they like; a plan goes out once, then back. Each step back
-    undoes the last one that is not undone yet. Who turns round first (``way_back=turn``) and does not go the
-    whole way back has begun another path.
-
-    Raises:
-        PlanError: there is nothing left to go back along.
-    """
-    out, back = list[Subgoal](), 0
-    for subgoal in asked:
-        if subgoal.kind == RETURN:
-            back += 1
-            continue
-        if back:
-            out = out[:-back] if task.retraces else []
-        out, back = [*out, subgoal], 0
-    steps = len(out) + (0 if task.retraces else 2)  # a half turn comes first
-    if back and (not out or back > steps):
-        raise PlanError("the path out is walked back to where it began")
-    return [*out, *[asked[-1]] * back]

@@ -32,10 +32,12 @@ class ReadBack:
 
     Attributes:
         name: of the reader, with the version of its weights.
+        version: of its weights.
     """
 
     reader: Reader
     name: str
+    version: str
 
     def misfit(self, clips: Sequence[Clip], names: Sequence[str] = ()) -> str:
         """Why these clips' actions, of these names where they have some, can't be read back; empty where they can."""
