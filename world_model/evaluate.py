@@ -183,7 +183,8 @@ def made_in(bench: Bench, kind: str, name: str, row: Row) -> Path:
 def figures_file(bench: Bench, part: str, name: str, row: Row | None = None) -> Path:
     """Where a row's figures are kept, by its weights, if it has some, and by the reader of its actions."""
     trainings = () if row is None else (fingerprint(row_folder(row, bench.cfg)),)
-    made = Versions(bench.read_back and bench.read_back.version, trainings)
+    reader = None if bench.read_back is None else bench.read_back.version
+    made = Versions(reader, trainings)
     return bench.run_dir / "finished" / part / f"{name}{made.key}.json"
 
 

@@ -91,7 +91,7 @@ def read_path(task: Task, tree: Tree) -> tuple[Sequence[Subgoal], Sequence[str]]
     def walk(node: Tree) -> None:
         kind, *parts = node
         if kind in ("go", "turn"):
-            told = dict(parts)
+            told: dict[str, str] = dict(parts)
             target = told.get("WAY", "forward") if kind == "go" else told["SIDE"]
             count = told.get("COUNT", told.get("STEPS", "1"))
             subgoals.extend([task.subgoal(kind, agent, target)] * int(count))
