@@ -23,7 +23,7 @@ help:
 	@echo 'make test       install what tests need, then run them all'
 	@echo 'make test-fast  the same without the slow ones'
 	@echo 'make loop       collect a little, run the slow-fast loop on it, evaluate: 15 minutes on two cores'
-	@echo 'make check      ruff and mypy'
+	@echo 'make check      ruff and mypy, as the hooks before a commit'
 	@echo 'make format     ruff, rewriting files'
 	@echo 'make weights    collect data and train the weights that are shipped, at the tiny size (configs/recipe)'
 	@echo 'make measure    video tables, 1,000-frame streams and speed into benchmarks/results: hours'
@@ -69,9 +69,7 @@ test-fast: $(VENV)/.installed-test
 	$(PY) -m pytest -m 'not slow' $(PYTEST_ARGS)
 
 check: $(VENV)/.installed-dev
-	$(PY) -m ruff check .
-	$(PY) -m ruff format --check .
-	$(PY) -m mypy
+	PATH="$(abspath $(VENV))/bin:$$PATH" $(PY) -m pre_commit run --all-files
 
 format: $(VENV)/.installed-dev
 	$(PY) -m ruff check --fix .

@@ -90,7 +90,7 @@ def random_model(cfg: DictConfig, settings: Settings, device: torch.device, dtyp
     with torch.device("meta"):
         unet: UNet3DConditionModel = build_unet(cfg.unet, cfg.autoencoder.latent_channels)
     autoencoder = build_autoencoder(cfg.autoencoder).eval().requires_grad_(False).to(device, dtype)
-    text = RandomClip(published_text().to(device))
+    text = RandomClip(published_text())  # on the CPU, where the world model keeps it
     scheduler = DPMSolverMultistepScheduler(**options_of(cfg.scheduler))
     return WorldModel(autoencoder, text, drawn(unet, device, dtype), scheduler, settings, version="random")
 
@@ -100,13 +100,16 @@ def millions(network: nn.Module) -> float:
 
 
 def fits(model: WorldModel, side: int, memory: TempLora, frames: int) -> bool:
-    """Whether a chunk of ``frames`` new frames after as many past ones is imagined and remembered."""
+    """Whether a chunk of ``frames`` new frames after as many past ones is imagined and remembered; what else than
+    memory runs out, such as a library's largest index, is printed."""
     model.settings = Settings(
         **{**vars(model.settings), "chunk_frames": frames, "context_frames": 2 * frames}
     )
     try:
         compare_chunks(model, memory, 1, side)
-    except torch.cuda.OutOfMemoryError:
+    except RuntimeError as error:
+        if not isinstance(error, torch.cuda.OutOfMemoryError):
+            print(f"{frames} frames: {' '.join(str(error).split())[:200]}", file=sys.stderr)
         return False
     finally:
         torch.cuda.empty_cache()
@@ -135,13 +138,10 @@ def measure(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     memory = TempLora(
         learning_rate=1e-4, timesteps=(0, 1000), targets="attention", optimizer="adam", draws="own"
     )  # one step of Adam on the attention, as in the paper
-    table = compare_chunks(model, memory, args.rounds, args.side)
     on_gpu = device.type == "cuda"
-    enough = partial(fits, model, args.side, memory)
-    largest = largest_chunk(enough, args.frames) if on_gpu and args.largest else None
-    return {
-        "one_chunk": {**table, "paper": PAPER},
-        "largest_chunk": largest,
+    figures: dict[str, Any] = {
+        "one_chunk": {**compare_chunks(model, memory, args.rounds, args.side), "paper": PAPER},
+        "largest_chunk": None,
         "parameters_millions": {
             "unet": millions(model.unet),
             "autoencoder": millions(model.autoencoder),
@@ -154,6 +154,11 @@ def measure(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
         "commit": commit(),
         "command": command_line("benchmarks.full_size"),
     }
+    if on_gpu and args.largest:
+        if args.json:
+            write_json(args.json, figures)  # the search may end the process
+        figures["largest_chunk"] = largest_chunk(partial(fits, model, args.side, memory), args.frames)
+    return figures
 
 
 def parsed(argv: list[str] | None) -> argparse.Namespace:

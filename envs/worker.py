@@ -208,7 +208,12 @@ class Worker:
             code = self._process.wait(2.0)
         except subprocess.TimeoutExpired:
             return ""
-        return f" (signal {signal.Signals(-code).name})" if code < 0 else f" (exit code {code})"
+        number = (
+            -code if code < 0 else code - 128
+        )  # a shell, such as xvfb-run's, tells a signal by its number + 128
+        if number in set(signal.Signals):
+            return f" (signal {signal.Signals(number).name})"
+        return f" (exit code {code})"
 
     def _lost(self, what: str) -> WorkerError:
         """Kill what is left of the process; the error that says so."""

@@ -9,7 +9,6 @@ Each finished row lies in the run directory; interrupted, the same command goes 
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -26,7 +25,7 @@ from planner.table_rows import BASELINES, MODEL_ROWS, row_versions, rows_at_hand
 from tasks.commands import ROOT, OptionError, RunDir, integer, main
 from tasks.files import kept_json, read_json, write_json
 from tasks.following import said
-from tasks.provenance import command_line, commit
+from tasks.provenance import command_line, commit, processor
 from tasks.shipped import weights_folder
 from tasks.task import held_out_seeds
 from world_model.model import fingerprint
@@ -41,7 +40,7 @@ def provenance(parts: Parts, cfg: DictConfig) -> dict[str, Any]:
     """What a figure needs beside it: commit, hardware, seeds, the command."""
     return {
         "commit": commit() or "unknown",
-        "hardware": f"{platform.machine()}, {parts.header['device']}",
+        "hardware": f"{processor()}, {parts.header['device']}",
         "command": command_line("planner.evaluate"),
         "episodes": cfg.episodes,
         "seed": cfg.seed,

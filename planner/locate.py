@@ -85,7 +85,7 @@ class CubeLocator:
 
     def follow(self, frames: np.ndarray, starts: np.ndarray, plan: Sequence[Subgoal]) -> Located:
         """A cube stands free at the end of a chunk that lets go of it; where it is not found then, or is
-        partly hidden, it counts as never displaced, or as where it was seen last."""
+        partly hidden, it counts as never displaced: with the distance that it was told to go."""
         located = self.locate_in_full_view(frames)
         chunk = (len(frames) - 1) // len(plan)
         released = np.zeros(located.shape[:2], bool)
@@ -102,6 +102,8 @@ class CubeLocator:
         last = {s.object: end for end, s in zip(ends, plan, strict=True) if s.kind == "return"}
         for cube, end in last.items():
             n = self.names.index(cube)
+            if not released[end, n]:  # lost at the end of its return
+                released[:, n] = False
             track[end:, n], released[end:, n] = track[end, n], released[end, n]
         return Located(located, track, released)
 

@@ -46,7 +46,9 @@ def record_origin(run: Path, module: str, device: str, processes: int = 1) -> No
     """
     launched = command_line(module)
     if processes > 1:
-        launched = f"torchrun --nproc-per-node {processes} {launched.removeprefix('python ')}"
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", processes))
+        machines = f"--nnodes {processes // here} " if processes > here else ""
+        launched = f"torchrun {machines}--nproc-per-node {here} {launched.removeprefix('python ')}"
     start = {"command": launched, "commit": commit(), "processor": processor(), "device": device}
     starts = read_json(run / ORIGIN) if (run / ORIGIN).is_file() else []
     if not starts or starts[-1] != start:

@@ -138,13 +138,15 @@ def test_a_half_hidden_cube_counts_as_not_seen() -> None:
     bias = errors_mm(seen.positions[0, 0], info["positions"][0])
     assert LEAST_VISIBLE < seen.visible[0, 0] < IN_FULL_VIEW < seen.visible[0, 1] and 5 < bias < 20
     running = Running(env, layout, layout.plan, [start], [layout.starts])
-    for last, shown in ((start, True), (hidden, False)):
-        imagined = np.stack([start] * 5 + [there] * 11 + [last])
+    outward = np.linalg.norm(moved[0] - layout.starts[0])
+    for before_last, last, shown in ((there, start, True), (there, hidden, False), (start, hidden, False)):
+        imagined = np.stack([start] * 5 + [there] * 10 + [before_last, last])
         located, score = score_located(env.task, imagined, running, locator)
         assert np.isfinite(located[-1]).all(-1).tolist() == [shown, True]
-        assert score.displaced["red cube"] and score.success is shown
-        outward = np.linalg.norm(moved[0] - layout.starts[0])  # where it was seen last
-        assert score.distance == pytest.approx(0 if shown else outward, abs=0.01)
+        assert score.displaced["red cube"] is shown and score.success is shown
+        assert score.distance == pytest.approx(0 if shown else outward, abs=0.01), (
+            "also seen near home, then lost"
+        )
     frames, places = np.stack([start] * 4 + [hidden]), np.repeat(info["positions"][None], 5, 0)
     segments = (Segment(0, 4, layout.plan[1].text),)
     e = Episode(frames, np.zeros((4, 8), np.float32), segments, places.astype(np.float32), env.names)

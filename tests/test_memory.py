@@ -19,7 +19,7 @@ from world_model.memory.adapter import ADAPTER, load_theta0, save_theta0
 from world_model.memory.base import MemoryFileError, Sizes
 from world_model.memory.lora import LoraInjector, LoraSpec, LoraWeights, tensors_sha256
 from world_model.memory.none import NoMemory
-from world_model.memory.temp_lora import TempLora, TempLoraState
+from world_model.memory.temp_lora import SCALES, TempLora, TempLoraState
 
 CHANNELS, SIZE, TEXT, WIDTH = 3, 4, 2, 8
 SIZES = Sizes(CHANNELS, WIDTH, past_frames=2)
@@ -116,6 +116,22 @@ def test_update_lowers_the_loss_of_what_it_remembers() -> None:
             after = denoiser.sequence_loss(clean, t, noise)
     assert (after < 0.95 * before).all(), (before, after)
     assert state.updates == (1, 1) and (state.weights.norm() > 0).all()
+
+
+def test_half_precision_scales_the_loss_and_refuses_what_is_not_finite(monkeypatch) -> None:
+    """fp16 needs a GPU; the same arithmetic in float32."""
+    memory = make_memory(make_unet(), steps=2, learning_rate=5e-3)
+    past, new = latents(2, 1, 0), latents(2, 2, 1)
+
+    def learned(past: torch.Tensor) -> LoraWeights:
+        denoiser = TinyDenoiser(memory.injector.unet)
+        return memory.update(memory.reset(2), denoiser, past, new, words(2), seeded(0, 1)).weights
+
+    plain = learned(past)
+    monkeypatch.setitem(SCALES, torch.float32, SCALES[torch.float16])
+    assert_same(learned(past), plain, atol=1e-5)
+    with pytest.raises(ValueError, match="a gradient is not finite in half precision"):
+        learned(past * float("nan"))
 
 
 def test_update_equals_adam_on_peft_over_the_whole_noised_sequence(tmp_path: Path) -> None:

@@ -120,19 +120,21 @@ def test_the_documented_way_from_a_published_folder_to_a_plan(tmp_path):
     """docs/modelscope.md's commands in a few steps each: data, slow learning, the loop, the reader, planning."""
     folder, data = save_modelscope(tmp_path / "published"), tmp_path / "data"
     base, loop, reader, plan = (tmp_path / name for name in ("base", "loop", "reader", "plan"))
-    memory = ["memory.rank=2", "memory.alpha=2", "memory.steps=1"]
+    memory = ["memory=temp_lora_paper", "memory.rank=2", "memory.alpha=2"]
     command("envs.collect", "episodes=6", "workers=1", f"path={data}")
     command(
         "world_model.pretrain", f"data={data}", f"run_dir={base}", "precision=bf16", "diffusion.steps=2",
         "diffusion.batch_size=2", "diffusion.every=2", "diffusion.held_out_chunks=1", "model.sampling_steps=1",
+        "diffusion.learning_rate=5e-6",
         *modelscope_options(folder),
     )  # fmt: skip
     command(
         "world_model.slowfast_loop", f"data={data}", f"weights={base}/model", f"run_dir={loop}", "precision=bf16",
-        "batch_size=2", "iterations=1", "outer.steps=2", "every=1", "probe_episodes=1", "held_out_chunks=1", *memory,
+        "batch_size=2", "iterations=1", "outer.steps=2", "every=1", "probe_episodes=0", "held_out_chunks=1",
+        "writer=self", "outer.learning_rate=5e-6", *memory,
     )  # fmt: skip
     command(
-        "inverse_dynamics.train", f"data={data}", f"corruption.folder={base}/model/vae", f"run_dir={reader}",
+        "inverse_dynamics.train", f"data={data}", f"corruption.folder={base}/model", f"run_dir={reader}",
         "steps=2", "batch_size=4", "every=2", "corrupted_episodes=1",
     )  # fmt: skip
     command(

@@ -368,6 +368,12 @@ def test_a_plan_in_the_wrong_order_is_refused(server: ChatServer) -> None:
         (OPEN, ["pick blue", "put blue right", "pick blue", "return blue"], "names 'red cube'"),
         (OPEN, ["pick red", "put red front", "pick red", "return red"], "asks for 'right'"),
         (
+            "Nudge the red cube to the left and the blue cube to the right, then take both home.",
+            [f"{a} {c}{p}" for c, q in (("red", " right"), ("blue", " left"))
+             for a, p in (("pick", ""), ("put", q), ("pick", ""), ("return", ""))],
+            "asks for 'blue cube' to go to 'right'",
+        ),
+        (
             OPEN,
             [f"{a} {c}{p}" for c, q in (("red", " right"), ("blue", " left"))
              for a, p in (("pick", ""), ("put", q), ("pick", ""), ("return", ""))],

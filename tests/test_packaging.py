@@ -142,6 +142,7 @@ def test_a_manifest_describes_the_files_beside_it(manifest: Path):
     for part, record in told.items():
         if isinstance(record, dict) and (manifest.parent / part / SETTINGS).is_file():
             assert record["settings"] == json.loads(read(manifest.parent / part / SETTINGS)), part
+            assert record["trained_by"] and all(record["trained_by"]), part
     for name, sha256 in told["sha256"].items():
         assert digest(manifest.parent / name) == sha256, name
 

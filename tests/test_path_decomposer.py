@@ -91,6 +91,7 @@ REFUSED = [
     ("Turn around to the left, go forward, go back", "unknown word 'around'"),
     ("Go forward and forward again, then go back", "unknown word 'again'"),
     ("Head straight on, turn to the left, head straight on, then come back to the same place", "no sense in 'to the same place'"),
+    ("go forward, turn left for two steps, go back", "no sense in 'for two steps , go back'"),
     ("Go left, go forward, and go back", "no sense in 'left , go forward , and'"),
     ("Walk backwards, then go back", "no sense in 'backwards , then go back'"),
     ("Go forward until you reach the wall, then go back", "'until' leaves a choice"),

@@ -234,6 +234,25 @@ def test_a_simulator_that_can_t_be_imported_is_named(other_python):
     assert not worker.alive
 
 
+def test_a_worker_behind_a_shell_answers_dies_and_hangs_as_without(other_python, tmp_path):
+    """What stands in front of the interpreter is a shell script, as xvfb-run is."""
+    script = tmp_path / "xvfb-run"
+    script.write_text('#!/bin/sh\nshift 3\n"$@"\n')
+    script.chmod(0o755)
+    prefix = (str(script), "-a", "-s", "-screen 0 1280x1024x24")
+    worker = Worker("faulty", MODULE, other_python, start_timeout=600, prefix=prefix)
+    try:
+        assert worker.call("answer", {"n": 1})[0]["got"] == {"n": 1}
+        with pytest.raises(WorkerError, match=r"died during 'die' \(signal SIGABRT\); it last said: qt"):
+            worker.call("die", timeout=600)
+        with pytest.raises(WorkerError, match="gave no answer to 'hang'"):
+            worker.start()
+            worker.call("hang", {"pids": str(tmp_path / "pids")}, timeout=1)
+        assert all(gone(int(pid)) for pid in (tmp_path / "pids").read_text().split())
+    finally:
+        worker.close()
+
+
 def test_an_interpreter_without_numpy_says_so(tmp_path):
     venv.create(tmp_path / "bare", with_pip=False, symlinks=True)
     with pytest.raises(WorkerError, match="No module named 'numpy'"):

@@ -249,6 +249,21 @@ def test_reset_restores_the_base_output_and_phi_is_untouched(plain, remembering)
     assert torch.equal(first_chunk(remembering), chunks[0].latents)
 
 
+def test_one_step_as_shipped_lowers_the_loss_of_what_it_remembers(text):
+    """The options that planning has; the noise is another than that of the step."""
+    model = make_model(text, TempLora())
+    past, new = latents(2, 2, seed=1), latents(2, 2, seed=2)
+    generators = [torch.Generator().manual_seed(seed) for seed in (3, 4)]
+    tokens = text.encode(CAPTIONS[:2])
+    state = model.memory.update(model.memory.reset(2), model.diffusion, past, new, tokens, generators)
+    clean, noise, t = torch.cat([past, new], 1), latents(2, 4, seed=5), torch.tensor([995, 995])
+    with torch.no_grad():
+        before = model.diffusion.sequence_loss(clean, t, noise)
+        with model.injector.applied(state.weights):
+            after = model.diffusion.sequence_loss(clean, t, noise)
+    assert (after < before).all(), (before, after)
+
+
 # Guidance scales that leave a single pass.
 ALONE = {"uncond": (0.0, 0.0), "past": (1.0, 0.0), "text": (1.0, 1.0)}
 

@@ -121,14 +121,15 @@ class FrameAutoencoder(nn.Module):
         """Open what ``save_pretrained`` or diffusers wrote; ModelScope's conventions without ``frames.json``.
 
         Args:
-            folder: the autoencoder's, or that of a world model, whose ``vae`` it is; or either's Hub id.
+            folder: the autoencoder's, or that of a world model or of a task's weights, which hold one; or the Hub id
+                of any of them.
 
         Raises:
             ValueError: no such folder, or a file of it is missing, damaged or of another shape.
             HubError: the Hub does not give what the id stands for.
         """
         found = located(str(folder))
-        found = found / "vae" if (found / "vae").is_dir() else found
+        found = next((found / p for p in ("vae", "world_model/vae") if (found / p).is_dir()), found)
         if not found.is_dir():  # diffusers would ask the Hub for a repository of this name
             raise ValueError(
                 f"{folder}: no such folder; expected an autoencoder that train_autoencoder saved"

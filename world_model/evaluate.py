@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,9 @@ class Bench:
 
     def __init__(self, cfg: DictConfig):
         self.cfg, self.left_out = cfg, list[str]()
+        self.version = cache(
+            fingerprint
+        )  # of a folder: rows share weights, which have gigabytes at full size
         self.task: Task = hydra.utils.instantiate(cfg.task)
         self.device = pick_device(cfg.device)
 
@@ -110,7 +113,7 @@ class Bench:
             self._cannot_read(str(error))
             return None
         reader = hydra.utils.instantiate(self.cfg.reader)(folder, self.device)
-        version = fingerprint(folder)
+        version = self.version(folder)
         return ReadBack(reader, f"inverse dynamics {shown(folder)} ({version})", version)
 
     @cached_property
@@ -176,24 +179,32 @@ class Bench:
 
 def made_in(bench: Bench, kind: str, name: str, row: Row) -> Path:
     """The folder of what a row's weights make. Raises what :func:`row_folder` does."""
-    made = Versions(None, (fingerprint(row_folder(row, bench.cfg)),))
+    made = Versions(None, (bench.version(row_folder(row, bench.cfg)),))
     return bench.run_dir / kind / f"{name}{made.key}"
 
 
-def figures_file(bench: Bench, part: str, name: str, row: Row | None = None) -> Path:
-    """Where a row's figures are kept, by its weights, if it has some, and by the reader of its actions."""
-    trainings = () if row is None else (fingerprint(row_folder(row, bench.cfg)),)
+def figures_file(bench: Bench, part: str, name: str, row: Row) -> Path:
+    """Where a row's figures are kept, by its weights and by the reader of its actions. Raises what
+    :func:`row_folder` does."""
     reader = None if bench.read_back is None else bench.read_back.version
-    made = Versions(reader, trainings)
+    made = Versions(reader, (bench.version(row_folder(row, bench.cfg)),))
     return bench.run_dir / "finished" / part / f"{name}{made.key}.json"
 
 
+def was_made(bench: Bench, part: str, name: str) -> bool:
+    """Whether a row is finished with some weights."""
+    return any((bench.run_dir / "finished" / part).glob(f"{name}-*.json"))
+
+
 def reference_rows(bench: Bench, part: str) -> dict[str, dict[str, Any]]:
-    """Floor, ceiling and adversaries of a part; but for the frozen ones the parts share them."""
+    """Floor, ceiling and adversaries of a part, which the base's autoencoder shows; but for the frozen ones the parts
+    share them."""
     rows = {}
     for name in (*REFERENCES, *ADVERSARIES):
         anew = name == "frozen" and part == NEXT
-        path = figures_file(bench, f"references_{NEXT}" if anew else "references", name)
+        path = figures_file(
+            bench, f"references_{NEXT}" if anew else "references", name, VARIANTS["no_memory"]
+        )
 
         def make(name: str = name, anew: bool = anew) -> dict[str, Any] | None:
             print(f"row {name}", flush=True)
@@ -240,6 +251,8 @@ def part_rows(
     """The rows of one part: those that are asked for, and those that are finished already."""
     found = reference_rows(bench, part)
     for name, row in rows.items():
+        if name not in wanted and not was_made(bench, part, name):
+            continue
         try:
             path = figures_file(bench, part, name, row)
             if name in wanted or path.is_file():
@@ -331,7 +344,8 @@ def first_videos(bench: Bench, rows: dict[str, Any]) -> dict[str, np.ndarray]:
     clip = bench.clips.truth[0]
     shown = {"truth": clip.frames[1:]}
     for name, row in rows.items():
-        if row["kind"] == "model" and (file := bench.run_dir / row["videos"] / f"{clip.seed}.npz").is_file():
+        file = bench.run_dir / row.get("videos", "") / f"{clip.seed}.npz"
+        if "videos" in row and file.is_file():
             shown[name] = load(file).frames
     return shown
 

@@ -121,15 +121,16 @@ class ChunkLoss:
 
 
 def next_chunk_metrics(
-    model: WorldModel, data: LatentEpisodes, chunks: int, seed: int = 0
+    model: WorldModel, data: LatentEpisodes, chunks: int, seed: int = 0, at_once: int = 16
 ) -> dict[str, float]:
-    """PSNR (dB) of imagined next chunks against the decoded truth, beside copying the last frame."""
+    """PSNR (dB) of imagined next chunks against the decoded truth, beside copying the last frame; ``at_once`` in a
+    batch, no more than 16."""
     errors: dict[str, list[float]] = {"imagined": [], "copied": []}
-    new = model.settings.chunk_frames
+    new, size = model.settings.chunk_frames, min(16, at_once)
     pasts = sorted({1, model.past_frames})
     for past in pasts:
-        for at in range(0, chunks, 16):
-            batch = data.draw(min(16, chunks - at), past, new, generator(seed, at, past))
+        for at in range(0, chunks, size):
+            batch = data.draw(min(size, chunks - at), past, new, generator(seed, at, past))
             clean = batch.clean.to(model.device)
             truth = model.decode(clean[:, past - 1 :]).astype(np.float64)
             noise = torch.randn(clean[:, past:].shape, generator=generator(seed, at, 99)).to(clean)
@@ -236,7 +237,8 @@ def pretrain(cfg: DictConfig, run_dir: RunDir, accelerator: Accelerator, footage
         scheduler = model.diffusion.scheduler
         WorldModel(autoencoder, model.text, averaged, scheduler, model.settings).save_pretrained(folder)
         opened = WorldModel.from_pretrained(folder, device=accelerator.device)
-        metrics = next_chunk_metrics(opened, held_out, cfg.diffusion.held_out_chunks)
+        options = cfg.diffusion
+        metrics = next_chunk_metrics(opened, held_out, options.held_out_chunks, at_once=options.batch_size)
         seconds, device = round(time.monotonic() - begin), accelerator.device.type
         extra = {"steps": cfg.diffusion.steps, "seconds_this_run": seconds, "device": device}
         write_json(folder / "metrics.json", {**metrics, **extra})

@@ -62,8 +62,8 @@ class Probe:
     a mean hides that one is learned at the other's cost.
 
     Args:
-        count: episodes in all, shared by the lengths; fewer where too few are held out, but at least two a process
-            of each length that is watched.
+        count: episodes in all at most, shared by the lengths, at least two a process of each; the most frequent
+            lengths where that is too few for all.
         lengths: numbers of chunks to take, as in training; None takes any.
     """
 
@@ -82,13 +82,14 @@ class Probe:
             if lengths is None or len(segments) in lengths:
                 groups.setdefault(len(segments), []).append(episode)
         processes = accelerator.num_processes
-        enough = {n: group for n, group in sorted(groups.items()) if len(group) >= 2 * processes}
-        each = max(count // max(len(enough), 1), 2 * processes)
+        least = 2 * processes  # of a length: another episode's memory is one of the same process
+        enough = [n for n, group in groups.items() if len(group) >= least]
+        watched = sorted(enough, key=lambda n: len(groups[n]), reverse=True)[: count // least]
         self.episodes: dict[int, list[int]] = {}
-        for n, group in enough.items() if count >= 2 * processes else ():
-            taken = group[: min(each, len(group)) // processes * processes]
+        for n in sorted(watched):
+            taken = groups[n][: min(count // len(watched), len(groups[n])) // processes * processes]
             self.episodes[n] = taken[share_of(len(taken), accelerator)]
-        if not self.episodes:
+        if count and not self.episodes:
             accelerator.print(f"no probe: {len(data)} episodes are held out, too few; collect more")
 
     def middle(self, episode: int) -> int:
@@ -183,7 +184,7 @@ def slowfast_loop(cfg: DictConfig, run_dir: RunDir, accelerator: Accelerator) ->
     folder = run_dir / "model"
     if accelerator.is_main_process:
         model.save_pretrained(folder)
-        metrics = next_chunk_metrics(model, held_out, cfg.held_out_chunks)
+        metrics = next_chunk_metrics(model, held_out, cfg.held_out_chunks, at_once=cfg.batch_size)
         extra = {
             "iterations": cfg.iterations,
             "memory": model.memory.name,

@@ -23,7 +23,11 @@ class NamedThings:
 
     def __init__(self, words: Words, lexicon: Mapping[str, Mapping[Words, str]]):
         self.objects = {name for _, _, name in _found(words, lexicon["OBJECT"])}
-        self.places = set(_asked_places(words, lexicon))
+        asked = dict(_asked_places(words, lexicon))
+        self.places = set(asked.values())
+        self.puts = {  # "the red cube to the left": which thing goes where
+            (name, asked[end]) for _, end, name in _found(words, lexicon["OBJECT"]) if end in asked
+        }
         plural = next(_found(words, lexicon["OBJECTS"]), None)
         group = next(_found(words, lexicon["GROUP"]), None)
         self.others_may_move = not self.objects or bool(plural or group or MANY & set(words))
@@ -38,6 +42,10 @@ class NamedThings:
             raise PlanError(f"the plan moves {_all(moved - self.objects)}, which the instruction never names")
         if self.places - targets:
             raise PlanError(f"the instruction asks for {_all(self.places - targets)}; nothing is put there")
+        for name, place in sorted(self.puts - {(s.object, s.target) for s in plan}):
+            raise PlanError(
+                f"the instruction asks for {name!r} to go to {place!r}; the plan does not put it there"
+            )
 
 
 class NamedSides:
@@ -71,14 +79,15 @@ def _found(words: Words, phrases: Mapping[Words, str]) -> Iterator[tuple[int, in
                 yield i, i + len(phrase), value
 
 
-def _asked_places(words: Words, lexicon: Mapping[str, Mapping[Words, str]]) -> Iterator[str]:
-    """Places after "to the" and the like; not where something "is on the left", nor "left of" a thing."""
+def _asked_places(words: Words, lexicon: Mapping[str, Mapping[Words, str]]) -> Iterator[tuple[int, str]]:
+    """Where "to the" and the like begin, and the places after them; not where something "is on the left", nor "left of"
+    a thing."""
     for start, stop, _ in _found(words, lexicon["TO"]):
         stop += words[stop : stop + 1] in lexicon["DET"]
         for begin, end, place in _found(words, lexicon["TARGET"]):
             relative = words[end : end + 1] == ("of",) and words[end : end + 3] != ("of", "the", "table")
             if begin == stop and not relative and not (start and words[start - 1] in STANDS):
-                yield place
+                yield start, place
 
 
 def _all(names: set[str]) -> str:

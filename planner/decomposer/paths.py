@@ -47,7 +47,7 @@ opening = OPEN PUNCT?
 steps = step | step join steps
 step = go | turn
 go = GO WAY COUNT? | GO COUNT WAY | GO STEPS | ADVANCE COUNT
-turn = TURN SIDE COUNT? | MAKE SIDE MADE COUNT? | MAKE MADE SIDE
+turn = TURN SIDE TIMES? | MAKE SIDE MADE TIMES? | MAKE MADE SIDE
 back = RETURN along? HOME? | RETRACE PATH BACK? HOME? | BACKTRACK along? BACK? HOME?
      | FOLLOW PATH BACK HOME? | FOLLOW PATH HOME
 along = ALONG? PATH
@@ -70,9 +70,11 @@ def path_grammar(words: Vocabulary) -> Grammar:
     lexicon["SIDE"] = phrases({t: SIDES.format(side=t) for t in words.targets if t not in WAYS})
     steps = {str(n): _counted(n, word, "step") for n, word in enumerate(NUMBERS, 1)}
     times = {str(n): _counted(n, word, "time") for n, word in enumerate(NUMBERS, 1)}
-    words_alone = {"1": ["once"], "2": ["twice"], "3": ["thrice"]}
+    for n, word in {"1": "once", "2": "twice", "3": "thrice"}.items():
+        times[n].append(word)
     lexicon["STEPS"] = phrases({n: "|".join(said) for n, said in steps.items()})
-    lexicon["COUNT"] = phrases({n: "|".join([*words_alone.get(n, []), *steps[n], *times[n]]) for n in steps})
+    lexicon["TIMES"] = phrases({n: "|".join(said) for n, said in times.items()})
+    lexicon["COUNT"] = lexicon["STEPS"] | lexicon["TIMES"]
     return Grammar(read_rules(RULES), lexicon, SILENT)
 
 
@@ -93,8 +95,8 @@ def read_path(task: Task, tree: Tree) -> tuple[Sequence[Subgoal], Sequence[str]]
         if kind in ("go", "turn"):
             told: dict[str, str] = dict(parts)
             target = told.get("WAY", "forward") if kind == "go" else told["SIDE"]
-            count = told.get("COUNT", told.get("STEPS", "1"))
-            subgoals.extend([task.subgoal(kind, agent, target)] * int(count))
+            counts = [told[key] for key in ("COUNT", "STEPS", "TIMES") if key in told]
+            subgoals.extend([task.subgoal(kind, agent, target)] * int(counts[0] if counts else 1))
         elif kind == "back":
             subgoals.append(task.subgoal("return", agent))
         else:

@@ -113,13 +113,13 @@ class Simulation:
             self._execute(actions)
 
     def carry_out(
-        self, subgoal: Subgoal | None, plan: Sequence[Subgoal], before: np.ndarray, imagined: np.ndarray
+        self, subgoal: Subgoal | None, asked: Sequence[Subgoal], before: np.ndarray, imagined: np.ndarray
     ) -> Executed:
         """Carry out one chunk.
 
         Args:
             subgoal: what was asked, None if it is none of the task's.
-            plan: the subgoals so far, this one included.
+            asked: the subgoals so far, this one included.
             before: ``(H, W, 3)`` the imagined frame before the chunk.
             imagined: ``(F, H, W, 3)`` uint8.
 
@@ -134,8 +134,8 @@ class Simulation:
                 dict(zip(self.env.names, p, strict=True))
                 for p in (self.running.positions[-1], self.running.positions[0])
             )
-            asked = self.env.task.plan_of(plan)
-            actions = expert_actions(self.env.task, now, subgoal, home, asked, len(asked) - 1)
+            plan = self.env.task.plan_of(asked)
+            actions = expert_actions(self.env.task, now, subgoal, home, plan, len(plan) - 1)
         else:
             actions = self.reader.actions(np.concatenate([before[None], imagined])[None])[0]
         errors = len(self.running.errors)

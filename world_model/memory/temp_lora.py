@@ -28,6 +28,9 @@ from world_model.memory.normalized import NormalizedDescent
 from world_model.memory.temp_lora_state import Groups, TempLoraState, grouped
 
 OPTIMIZER = "optimizer.safetensors"
+SCALES = {torch.float16: 2.0**12}
+"""What the loss is multiplied by, and Θ's gradients divided by, where the network computes in such numbers: a mean over
+a chunk's latents has gradients below the smallest of fp16."""
 IDENTITY = ("rank", "alpha", "targets", "theta0_sha256", "base_sha256")
 HASHES = ("theta0_sha256", "base_sha256")
 NAMES = {
@@ -195,7 +198,7 @@ class TempLora:
             generators: one per episode, for its windows, timesteps and noise; unused with shared ones.
 
         Raises:
-            ValueError: batches differ, or ``timesteps`` exceed the model's.
+            ValueError: batches differ, ``timesteps`` exceed the model's, or in half precision a gradient is not finite.
         """
         self._check(state, denoiser, past, new, generators)
         if self.draws == "shared":
@@ -209,8 +212,10 @@ class TempLora:
             learned = optimizer.param_groups[0]["params"]
             with self.injector.applied(theta):
                 for _ in range(self.steps):
-                    loss = self._loss(denoiser, frames, past, new, tokens, generators).sum()
-                    for x, gradient in zip(learned, torch.autograd.grad(loss, learned), strict=True):
+                    loss = self._loss(denoiser, frames, past, new, tokens, generators).float().sum()
+                    for x, gradient in zip(
+                        learned, gradients(loss, learned, SCALES.get(new.dtype)), strict=True
+                    ):
                         x.grad = gradient
                     optimizer.step()
             moments = self._moments(theta, optimizer) if self.optimizer_state == "keep" else None
@@ -448,3 +453,19 @@ class TempLora:
         kept = [read_tensors(folder / FRAMES)["frames"]] if (folder / FRAMES).is_file() else []
         frames = self._frames(kept, 1, str(folder))
         return TempLoraState(weights, moments, (int(manifest["updates"]),), effect, frames)
+
+
+def gradients(loss: Tensor, learned: Sequence[Tensor], scale: float | None) -> Sequence[Tensor]:
+    """The gradients of a loss, computed of ``scale`` times it where that is given.
+
+    Raises:
+        ValueError: a scaled one is not finite.
+    """
+    if scale is None:
+        return torch.autograd.grad(loss, learned)
+    found = [x / scale for x in torch.autograd.grad(scale * loss, learned)]
+    if not torch.stack([x.isfinite().all() for x in found]).all():
+        raise ValueError(
+            "fast learning: a gradient is not finite in half precision; use precision=bf16 or fp32"
+        )
+    return found
