@@ -157,21 +157,18 @@ def coppelia_problems(root: str | None) -> tuple[list[str], list[str]]:
     """What is wrong with CoppeliaSim's folder, and the lines that put it right."""
     folder = "$HOME/CoppeliaSim"
     fetch = f"mkdir -p {folder} && wget -O- {COPPELIASIM} | tar -xJ -C {folder} --strip-components 1"
+    install = [fetch, *exports(folder)]
     if not root:
-        return ["COPPELIASIM_ROOT is not set"], [fetch, *exports(folder)]
+        return ["COPPELIASIM_ROOT is not set"], install
     if not Path(root).is_dir():
-        return [f"COPPELIASIM_ROOT={root} is no folder"], [fetch, *exports(folder)]
+        return [f"COPPELIASIM_ROOT={root} is no folder"], install
     if not (Path(root) / LIBRARY).is_file():
-        return [f"COPPELIASIM_ROOT={root} holds no {LIBRARY}; CoppeliaSim Edu 4.1.0 does"], [
-            fetch,
-            *exports(folder),
-        ]
+        return [f"COPPELIASIM_ROOT={root} holds no {LIBRARY}; CoppeliaSim Edu 4.1.0 does"], install
     if (version := coppelia_version(Path(root))) and version[:2] != (4, 1):
         told = ".".join(map(str, version))
-        return [f"COPPELIASIM_ROOT={root} holds CoppeliaSim {told}; PyRep is built against 4.1.0 alone"], [
-            fetch,
-            *exports(folder),
-        ]
+        return [
+            f"COPPELIASIM_ROOT={root} holds CoppeliaSim {told}; PyRep is built against 4.1.0 alone"
+        ], install
     if not os.access(root, os.W_OK):
         return [f"COPPELIASIM_ROOT={root} can't be written; PyRep writes into it when it is installed"], [
             f"sudo chown -R $USER {root}"

@@ -208,9 +208,8 @@ class Worker:
             code = self._process.wait(2.0)
         except subprocess.TimeoutExpired:
             return ""
-        number = (
-            -code if code < 0 else code - 128
-        )  # a shell, such as xvfb-run's, tells a signal by its number + 128
+        # A shell, such as xvfb-run's, tells a signal by its number + 128.
+        number = -code if code < 0 else code - 128
         if number in set(signal.Signals):
             return f" (signal {signal.Signals(number).name})"
         return f" (exit code {code})"

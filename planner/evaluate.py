@@ -88,9 +88,8 @@ def planning_table(
 def run(cfg: DictConfig) -> None:
     names = checked_rows(cfg)
     reader = fingerprint(weights_folder(cfg.inverse_dynamics, cfg.task.name, "inverse_dynamics"))
-    version = cache(
-        lambda folder: fingerprint(Path(folder))
-    )  # rows share weights, which have gigabytes at full size
+    # Rows share weights, which have gigabytes at full size.
+    version = cache(lambda folder: fingerprint(Path(folder)))
     versions = [row_versions(name, cfg, reader, version) for name in names]
     run_dir = RunDir.open("evaluate", cfg, IGNORED)
     asked = [KeptRow(run_dir.path, name, made) for name, made in zip(names, versions, strict=True)]

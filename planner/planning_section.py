@@ -10,8 +10,6 @@ from planner.paired_rows import paired_table
 from planner.row_names import NAMES
 
 DIGITS = {"px": 1, "mm": 0, "blocks": 2}  # of where a thing landed
-
-
 MEASURED = (  # of results older than the key
     "Distances are the mean over the cubes that the plan returns; a cube that never was 5 cm away and let go counts "
     "with the outward way it was told to go."

@@ -125,13 +125,12 @@ def test_the_documented_way_from_a_published_folder_to_a_plan(tmp_path):
     command(
         "world_model.pretrain", f"data={data}", f"run_dir={base}", "precision=bf16", "diffusion.steps=2",
         "diffusion.batch_size=2", "diffusion.every=2", "diffusion.held_out_chunks=1", "model.sampling_steps=1",
-        "diffusion.learning_rate=5e-6",
         *modelscope_options(folder),
     )  # fmt: skip
     command(
         "world_model.slowfast_loop", f"data={data}", f"weights={base}/model", f"run_dir={loop}", "precision=bf16",
         "batch_size=2", "iterations=1", "outer.steps=2", "every=1", "probe_episodes=0", "held_out_chunks=1",
-        "writer=self", "outer.learning_rate=5e-6", *memory,
+        "writer=self", *memory,
     )  # fmt: skip
     command(
         "inverse_dynamics.train", f"data={data}", f"corruption.folder={base}/model", f"run_dir={reader}",
@@ -196,9 +195,8 @@ def peak(unet: UNet3DConditionModel) -> float:
     """MB that a forward and a backward pass over 16 frames take at most, above what the process held before."""
     z, words = torch.randn(1, 5, 16, 32, 32), torch.randn(1, 1, WIDTH)
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(
-        0
-    )  # what is freed goes back, so that it counts again when it is taken again
+    # What is freed goes back, so that it counts again when it is taken again.
+    ctypes.CDLL(None).malloc_trim(0)
     with PeakMemory(torch.device("cpu")) as before:
         pass
     with PeakMemory(torch.device("cpu")) as during:

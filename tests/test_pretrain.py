@@ -554,19 +554,15 @@ def started(*arguments: str, **environment: str) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr; a process that does not end is killed with all that it started."""
+def launched(*arguments: str, **environment: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a Python process, which leaves no process of its own behind."""
+    process = started(*arguments, **environment)
     try:
         out, err = process.communicate()
     except BaseException:  # pytest's own timeout as well
         os.killpg(process.pid, signal.SIGKILL)
         raise
     return process.returncode, out, err
-
-
-def launched(*arguments: str, **environment: str) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of a Python process, which leaves no process of its own behind."""
-    return ended(started(*arguments, **environment))
 
 
 LAUNCHERS = {

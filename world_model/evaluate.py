@@ -73,9 +73,8 @@ class Bench:
 
     def __init__(self, cfg: DictConfig):
         self.cfg, self.left_out = cfg, list[str]()
-        self.version = cache(
-            fingerprint
-        )  # of a folder: rows share weights, which have gigabytes at full size
+        # Of a folder: rows share weights, which have gigabytes at full size.
+        self.version = cache(fingerprint)
         self.task: Task = hydra.utils.instantiate(cfg.task)
         self.device = pick_device(cfg.device)
 
@@ -113,8 +112,8 @@ class Bench:
             self._cannot_read(str(error))
             return None
         reader = hydra.utils.instantiate(self.cfg.reader)(folder, self.device)
-        version = self.version(folder)
-        return ReadBack(reader, f"inverse dynamics {shown(folder)} ({version})", version)
+        digest = self.version(folder)
+        return ReadBack(reader, f"inverse dynamics {shown(folder)} ({digest})", digest)
 
     @cached_property
     def read_back(self) -> ReadBack | None:
@@ -343,9 +342,9 @@ def first_videos(bench: Bench, rows: dict[str, Any]) -> dict[str, np.ndarray]:
     """The truth's and every model row's frames of the first clip."""
     clip = bench.clips.truth[0]
     shown = {"truth": clip.frames[1:]}
-    for name, row in rows.items():
-        file = bench.run_dir / row.get("videos", "") / f"{clip.seed}.npz"
-        if "videos" in row and file.is_file():
+    kept = {name: bench.run_dir / row["videos"] for name, row in rows.items() if "videos" in row}
+    for name, folder in kept.items():
+        if (file := folder / f"{clip.seed}.npz").is_file():
             shown[name] = load(file).frames
     return shown
 

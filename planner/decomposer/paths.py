@@ -46,7 +46,7 @@ instruction = opening? steps join back STOP?
 opening = OPEN PUNCT?
 steps = step | step join steps
 step = go | turn
-go = GO WAY COUNT? | GO COUNT WAY | GO STEPS | ADVANCE COUNT
+go = GO WAY COUNT? | GO COUNT WAY | GO STEPS | ADVANCE TIMES
 turn = TURN SIDE TIMES? | MAKE SIDE MADE TIMES? | MAKE MADE SIDE
 back = RETURN along? HOME? | RETRACE PATH BACK? HOME? | BACKTRACK along? BACK? HOME?
      | FOLLOW PATH BACK HOME? | FOLLOW PATH HOME
@@ -95,8 +95,8 @@ def read_path(task: Task, tree: Tree) -> tuple[Sequence[Subgoal], Sequence[str]]
         if kind in ("go", "turn"):
             told: dict[str, str] = dict(parts)
             target = told.get("WAY", "forward") if kind == "go" else told["SIDE"]
-            counts = [told[key] for key in ("COUNT", "STEPS", "TIMES") if key in told]
-            subgoals.extend([task.subgoal(kind, agent, target)] * int(counts[0] if counts else 1))
+            count = next((told[key] for key in ("COUNT", "STEPS", "TIMES") if key in told), "1")
+            subgoals.extend([task.subgoal(kind, agent, target)] * int(count))
         elif kind == "back":
             subgoals.append(task.subgoal("return", agent))
         else:

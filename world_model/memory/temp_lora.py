@@ -212,10 +212,9 @@ class TempLora:
             learned = optimizer.param_groups[0]["params"]
             with self.injector.applied(theta):
                 for _ in range(self.steps):
-                    loss = self._loss(denoiser, frames, past, new, tokens, generators).float().sum()
-                    for x, gradient in zip(
-                        learned, gradients(loss, learned, SCALES.get(new.dtype)), strict=True
-                    ):
+                    loss = self._loss(denoiser, frames, past, new, tokens, generators).sum()
+                    found = gradients(loss, learned, SCALES.get(new.dtype))
+                    for x, gradient in zip(learned, found, strict=True):
                         x.grad = gradient
                     optimizer.step()
             moments = self._moments(theta, optimizer) if self.optimizer_state == "keep" else None
@@ -463,7 +462,7 @@ def gradients(loss: Tensor, learned: Sequence[Tensor], scale: float | None) -> S
     """
     if scale is None:
         return torch.autograd.grad(loss, learned)
-    found = [x / scale for x in torch.autograd.grad(scale * loss, learned)]
+    found = [x / scale for x in torch.autograd.grad(scale * loss.float(), learned)]
     if not torch.stack([x.isfinite().all() for x in found]).all():
         raise ValueError(
             "fast learning: a gradient is not finite in half precision; use precision=bf16 or fp32"
