@@ -20,8 +20,9 @@ PIP = $(PY) -m pip --disable-pip-version-check
 help:
 	@echo 'make demo       install, then plan and act in four episodes with the shipped weights'
 	@echo 'make play       install, then serve the page on which a person plays the world model'
-	@echo 'make test       install what tests need, then run them all'
-	@echo 'make test-fast  the same without the slow ones'
+	@echo 'make test       install what tests need, then run them: all but those that take longest'
+	@echo 'make test-fast  the same in two minutes'
+	@echo 'make test-all   the same with whole recipes, kills at every write and several processes'
 	@echo 'make loop       collect a little, run the slow-fast loop on it, evaluate: 15 minutes on two cores'
 	@echo 'make check      ruff and mypy, as the hooks before a commit'
 	@echo 'make format     ruff, rewriting files'
@@ -63,10 +64,13 @@ play: $(VENV)/.installed-play
 	$(PY) -m planner.play task=$(TASK) $(ARGS)
 
 test: $(VENV)/.installed-test
-	$(PY) -m pytest $(PYTEST_ARGS)
+	$(PY) -m pytest -m 'not long' $(PYTEST_ARGS)
 
 test-fast: $(VENV)/.installed-test
-	$(PY) -m pytest -m 'not slow' $(PYTEST_ARGS)
+	$(PY) -m pytest -m 'not slow and not long' $(PYTEST_ARGS)
+
+test-all: $(VENV)/.installed-test
+	$(PY) -m pytest $(PYTEST_ARGS)
 
 check: $(VENV)/.installed-dev
 	PATH="$(abspath $(VENV))/bin:$$PATH" $(PY) -m pre_commit run --all-files
@@ -105,4 +109,4 @@ clean:
 	rm -rf $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find $(PACKAGES) tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help install demo play test test-fast check format weights loop measure clean
+.PHONY: help install demo play test test-fast test-all check format weights loop measure clean

@@ -14,6 +14,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -37,6 +38,7 @@ LIBRARY = "libcoppeliaSim.so"
 XVFB = "sudo apt-get install xvfb"
 PROBE = Path(__file__).with_name("doctor_probe.py")
 SECONDS = 300  # for one import or one picture, on a slow disk
+X11_SOCKETS, X11_SECONDS = "/tmp/.X11-unix", 5.0
 
 
 @dataclass(frozen=True)
@@ -122,16 +124,44 @@ def probe(python: str, modules: Sequence[str], environ: Mapping[str, str]) -> di
 
 
 def display_problem() -> str | None:
-    if os.environ.get("DISPLAY") or sys.platform != "linux" or shutil.which("xvfb-run"):
+    """What is wrong with the display: named and not there, or neither named nor made by xvfb-run."""
+    if sys.platform != "linux":
         return None
-    return "no display: DISPLAY is not set and there is no xvfb-run"
+    if display := os.environ.get("DISPLAY"):
+        return None if display_answers(display) else f"DISPLAY={display}: no X server answers there"
+    return None if shutil.which("xvfb-run") else "no display: DISPLAY is not set and there is no xvfb-run"
+
+
+def display_answers(display: str) -> bool:
+    """Whether a server listens at ``[host]:number[.screen]``: at its socket, or at port 6000 + number of a host."""
+    if not (named := re.fullmatch(r"(?P<host>.*):(?P<number>\d{1,5})(\.\d+)?", display)):
+        return False
+    host, number = named["host"].removesuffix("/unix"), int(named["number"])
+    local = [f"{start}{X11_SOCKETS}/X{number}" for start in ("\0", "")]  # Linux's own names, then files
+    try:
+        if host in ("", "unix"):
+            return any(_listens(socket.AF_UNIX, address) for address in local)
+        return _listens(socket.AF_INET, (host, 6000 + number))
+    except (OverflowError, UnicodeError):  # a port or a name that there can't be
+        return False
+
+
+def _listens(family: int, address: str | tuple[str, int]) -> bool:
+    with socket.socket(family) as client:
+        client.settimeout(X11_SECONDS)
+        try:
+            client.connect(address)
+        except OSError:
+            return False
+    return True
 
 
 def add_display(problems: list[str], lines: list[str]) -> None:
-    """Add to both what is missing of a display: the problem, and the line that puts it right."""
+    """Add to both what is missing of a display: the problem, and the lines that put it right."""
     if problem := display_problem():
         problems.append(problem)
-        lines.append(XVFB)
+        lines.extend(["unset DISPLAY"] * ("DISPLAY" in os.environ))
+        lines.extend([XVFB] * (not shutil.which("xvfb-run")))
 
 
 def rlbench(python: str) -> Finding:

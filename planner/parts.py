@@ -13,8 +13,8 @@ from inverse_dynamics.model import InverseDynamics
 from planner.decomposer.base import AS_TOLD, Decomposer
 from planner.locator import Locator
 from tasks import Task
-from tasks.commands import CommandError, factory
-from tasks.shipped import shown, weights_folder
+from tasks.commands import CommandError, factory, plain
+from tasks.shipped import shown, trained_otherwise, weights_folder
 from world_model.device import pick_device
 from world_model.model import WorldModel, fingerprint
 from world_model.sampling import open_world_model
@@ -76,6 +76,10 @@ def assemble(cfg: DictConfig, count: int) -> Parts:
         "decomposer": decomposer.name if task.as_told(task.instruction) is None else AS_TOLD,
         "device": f"{device}, {cfg.precision}",
     }
+    if other := trained_otherwise(model_folder, plain(cfg)["task"]):
+        header["trained with"] = ", ".join(
+            f"task.{name}={value} (here {cfg.task[name]})" for name, value in other.items()
+        )
     locator = None
     if cfg.get("locator") is None:
         header[f"imagined {task.figure}"] = (

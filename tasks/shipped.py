@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
 
 from tasks.commands import ROOT, CommandError, OptionError
+from tasks.files import read_json
 from tasks.hub import HubError, hub_name, located
 
 
@@ -72,3 +76,18 @@ def shown(folder: Path) -> str:
     if folder.is_relative_to(ROOT):
         return str(folder.relative_to(ROOT))
     return hub_name(folder) or str(folder)
+
+
+def trained_otherwise(folder: Path, task: Mapping[str, Any]) -> dict[str, Any]:
+    """The task's options with which the weights in ``folder`` were trained, where they are not those of ``task``.
+
+    Told by the manifest of shipped weights, or by the configuration of the run that made them; empty where neither
+    lies beside the folder.
+    """
+    manifest, run = folder.parent / "manifest.json", folder.parent / "config.yaml"
+    if manifest.is_file():
+        options = read_json(manifest).get(folder.name, {}).get("options", {})
+    else:
+        options = OmegaConf.to_container(OmegaConf.load(run)) if run.is_file() else {}
+    theirs = options.get("task", {}) if isinstance(options, dict) else {}
+    return {key: theirs[key] for key in task if key in theirs and theirs[key] != task[key]}

@@ -143,10 +143,14 @@ def groups(command: str) -> list[str]:
     return [key.removeprefix("override ").removeprefix("optional ").strip("/") for key in keys]
 
 
-def compositions() -> list[tuple[str, str]]:
-    """Each command with each option of each of its groups."""
-    mounted = [(c, g) for c in command_files() for g in dict.fromkeys(groups(c))]
-    return [(c, f"{g}={o}") for c, g in mounted for o in options(g.split("@")[0])]
+def compositions() -> list[tuple[str, list[str]]]:
+    """Each command with each option of each of its groups: the k-th of every group at once."""
+    found = []
+    for command in command_files():
+        mounted = {g: options(g.split("@")[0]) for g in dict.fromkeys(groups(command))}
+        for k in range(max(map(len, mounted.values()), default=1)):
+            found.append((command, [f"{g}={have[k % len(have)]}" for g, have in mounted.items()]))
+    return found
 
 
 def targets(node: object) -> Iterator[str]:
@@ -164,13 +168,13 @@ def test_there_are_commands():
     assert {"collect", "revisit", "pretrain", "inverse_dynamics", "run"} <= set(command_files())
 
 
-@pytest.mark.parametrize(("command", "override"), compositions())
-def test_config_composes_and_its_targets_exist(command: str, override: str):
+@pytest.mark.parametrize(("command", "overrides"), compositions())
+def test_config_composes_and_its_targets_exist(command: str, overrides: list[str]):
     from tasks.commands import compose
 
-    config = OmegaConf.to_container(compose(command, [override]), resolve=True)
+    config = OmegaConf.to_container(compose(command, overrides), resolve=True)
     for target in targets(config):
-        assert callable(hydra.utils.get_object(target)), f"{command} {override}: {target}"
+        assert callable(hydra.utils.get_object(target)), f"{command} {overrides}: {target}"
 
 
 # Tasks, envs, decomposers and memories are made of their yaml in test_commands, test_decomposer,

@@ -9,9 +9,9 @@ import sys
 import time
 from pathlib import Path
 
+import invoke
 import numpy as np
 import pytest
-from invoke import killed_at_every_write
 
 from envs.collect import record
 from envs.tabletop import TabletopEnv
@@ -63,6 +63,7 @@ def test_the_expert_returns_the_cube(collected):
         )
 
 
+@pytest.mark.long
 def test_more_workers_and_a_kill_give_the_same_data(collected, tmp_path):
     path = tmp_path / "two"
     options = ["episodes=5", "workers=2", "group=2", f"path={path}"]
@@ -81,10 +82,12 @@ def test_more_workers_and_a_kill_give_the_same_data(collected, tmp_path):
     assert "going on after" in again.stdout and files(path) == files(collected)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_collection_killed_at_every_write_gives_the_same_data(collected, tmp_path):
     path = tmp_path / "killed"
-    said = killed_at_every_write("envs.collect", *SMALL, "episodes=5", "workers=1", "group=2", f"path={path}")
+    said = invoke.killed_at_every_write(
+        "envs.collect", *SMALL, "episodes=5", "workers=1", "group=2", f"path={path}"
+    )
     assert "going on after 2 episodes" in said and "going on after 5 episodes" in said
     assert files(path) == files(collected) and [p.name for p in tmp_path.iterdir()] == ["killed"]
 
@@ -130,16 +133,10 @@ def test_a_finished_collection_says_so(collected):
         (["path=file.txt"], 1, "path=file.txt exists and was not made by this command"),
     ],
 )
-def test_bad_input_changes_nothing(tmp_path, options, code, says):
+def test_bad_input_changes_nothing(tmp_path, monkeypatch, options, code, says):
     (tmp_path / "file.txt").write_text("x")
-    env = {**os.environ, "PYTHONPATH": str(REPO)}
-    done = subprocess.run(
-        [sys.executable, "-m", "envs.collect", *options],
-        cwd=tmp_path,
-        env=env,
-        capture_output=True,
-        text=True,
-    )
+    monkeypatch.chdir(tmp_path)
+    done = invoke.command("envs.collect", *options, check=False)
     assert (done.returncode, done.stdout) == (code, "") and done.stderr.startswith(f"error: {says}"), (
         done.stderr
     )

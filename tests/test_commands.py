@@ -26,7 +26,7 @@ from tasks.commands import (
     task_words,
 )
 from tasks.files import atomic_path, write_json
-from tasks.shipped import weights_folder
+from tasks.shipped import trained_otherwise, weights_folder
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -278,3 +278,15 @@ def test_weights_are_those_of_the_memory_where_there_are_any(tmp_path):
         weights_folder(str(tmp_path / "no_such"), "cube_return", "world_model")
     with pytest.raises(CommandError, match="not shipped for task=chess; train it"):
         weights_folder(None, "chess", "world_model")
+
+
+def test_what_weights_were_trained_otherwise_with_is_told(tmp_path):
+    shipped, run = REPO / "weights/cube_return", tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text("task: {name: cube_return, cubes: [green]}\n")
+    here = {"name": "cube_return", "cubes": ["red", "blue"]}
+    for part in ("world_model", "world_model-temp_lora", "inverse_dynamics"):
+        assert trained_otherwise(shipped / part, here) == {}
+        assert trained_otherwise(shipped / part, here | {"cubes": ["green"]}) == {"cubes": ["red", "blue"]}
+    assert trained_otherwise(run / "model", here) == {"cubes": ["green"]}
+    assert trained_otherwise(tmp_path / "elsewhere/model", here) == {}

@@ -7,8 +7,10 @@ import json
 import os
 import re
 import shlex
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -65,6 +67,15 @@ def coppelia(tmp_path):
     folder.mkdir()
     (folder / "libcoppeliaSim.so").touch()
     return folder
+
+
+@pytest.fixture
+def display(clean) -> Iterator[str]:
+    """DISPLAY, where something listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        clean.setenv("DISPLAY", f"127.0.0.1:{port - 6000}.0")
+        yield os.environ["DISPLAY"]
 
 
 # --- the command -------------------------------------------------------------------------------
@@ -157,10 +168,9 @@ def test_another_coppeliasim_is_told_by_its_readme(coppelia, first_line, found):
     assert (doctor.COPPELIASIM in "".join(lines)) == (found is not None)
 
 
-def test_rlbench_is_ready_where_all_of_it_is_there(clean, coppelia):
+def test_rlbench_is_ready_where_all_of_it_is_there(clean, coppelia, display):
     clean.setenv("PYTHONPATH", str(FAKES))
     clean.setenv("COPPELIASIM_ROOT", str(coppelia))
-    clean.setenv("DISPLAY", ":1")
     found = rlbench(sys.executable)
     assert found.problems == () and found.lines == () and str(coppelia) in found.about
 
@@ -172,11 +182,10 @@ def test_rlbench_is_ready_where_all_of_it_is_there(clean, coppelia):
         ({"no_library": 1}, "libcoppeliaSim.so.1: cannot open shared object file"),
     ],
 )
-def test_what_is_wrong_with_pyrep(clean, coppelia, faults, expected):
+def test_what_is_wrong_with_pyrep(clean, coppelia, display, faults, expected):
     clean.setenv("PYTHONPATH", str(FAKES))
     clean.setenv("FAKE_SIMULATOR", json.dumps(faults))
     clean.setenv("COPPELIASIM_ROOT", str(coppelia))
-    clean.setenv("DISPLAY", ":1")
     found = rlbench(sys.executable)
     assert expected in "; ".join(found.problems) and any(doctor.PYREP in line for line in found.lines)
     assert "\n" not in found.text().splitlines()[0]
@@ -190,6 +199,25 @@ def test_opencv_s_clash_and_a_missing_display(clean, coppelia):
     clean.setattr(doctor.sys, "platform", "linux")
     assert "no display" in str(doctor.display_problem())
     assert "is no interpreter" in str(probe("/nowhere/python", ("json",), {}))
+
+
+def test_a_display_is_one_that_answers(clean, display, tmp_path):
+    assert doctor.display_answers(display) and doctor.display_problem() is None
+    clean.setattr(doctor, "X11_SOCKETS", str(tmp_path))
+    clean.setattr(doctor.sys, "platform", "linux")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(f"{tmp_path}/X7")
+        assert not doctor.display_answers(":7")
+        server.listen()
+        assert doctor.display_answers(":7") and doctor.display_answers("unix:7.0")
+    for dead in (":7", ":8", "127.0.0.1:99999", "wayland-0", "..:1", ":"):
+        assert not doctor.display_answers(dead)
+    clean.setenv("DISPLAY", ":8")
+    for xvfb, told in ((None, ["unset DISPLAY", doctor.XVFB]), ("/usr/bin/xvfb-run", ["unset DISPLAY"])):
+        problems, lines = list[str](), list[str]()
+        clean.setattr(doctor.shutil, "which", lambda *a, found=xvfb, **k: found)
+        doctor.add_display(problems, lines)
+        assert (problems, lines) == (["DISPLAY=:8: no X server answers there"], told)
 
 
 def test_the_probe_survives_what_it_imports(tmp_path, clean):

@@ -43,9 +43,15 @@ def recipe(tmp_path_factory) -> dict[str, Path]:
     return {"data": data, "weights": model / "model", "reader": reader / "model", "folder": folder}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("memory", ["none", "temp_lora"])
-@pytest.mark.parametrize("condition_on", ["imagined", "observed"])
+@pytest.mark.parametrize(
+    ("memory", "condition_on"),
+    [
+        pytest.param("temp_lora", "imagined", marks=pytest.mark.slow),
+        pytest.param("none", "imagined", marks=pytest.mark.long),
+        pytest.param("none", "observed", marks=pytest.mark.long),
+        pytest.param("temp_lora", "observed", marks=pytest.mark.long),
+    ],
+)
 def test_planning_on_weights_that_the_trainers_saved(recipe, memory, condition_on):
     run_dir = recipe["folder"] / f"run-{memory}-{condition_on}"
     options = [
@@ -68,7 +74,7 @@ def test_planning_on_weights_that_the_trainers_saved(recipe, memory, condition_o
     assert first.strip().splitlines()[-3:] == again.strip().splitlines()[-3:]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_instruction_of_ones_own_counts_only_the_cubes_it_names(recipe):
     run_dir = recipe["folder"] / "instructed"
     command(
@@ -139,7 +145,7 @@ def test_a_run_directory_of_another_configuration_is_left_alone(tmp_path):
     assert (run_dir / "config.yaml").read_text() == "episodes: 3\n"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_damaged_weights_are_one_clear_line(recipe, tmp_path):
     import shutil
 

@@ -227,6 +227,7 @@ def test_the_page_shows_each_row_and_the_effect_of_theta(tmp_path):
     assert "What fast learning costs" not in page and "What Θ holds" not in page
 
 
+@pytest.mark.long
 def test_fast_learning_benchmark_measures_both_ways(text, tmp_path):
     folder = tmp_path / "model"
     settings = {"chunk_frames": 2, "context_frames": 4, "sampling_steps": 1, "guidance": (1, 1)}

@@ -390,12 +390,12 @@ def test_what_other_weights_make_has_places_of_its_own(tmp_path):
         pytest.param(
             5,
             ["varied=temp_lora_no_loop", "rows=[temp_lora_no_loop-composed,temp_lora_no_loop-interpolated]"],
-            marks=pytest.mark.slow,
+            marks=pytest.mark.long,
         ),
-        pytest.param(6, ["ranks=[2,4]", "learning_rates=[1e-3]", "clips=4"], marks=pytest.mark.slow),
-        pytest.param(7, ["rows=[no_memory]"], marks=pytest.mark.slow),
-        pytest.param(10, ["rows=[no_memory]"], marks=pytest.mark.slow),
-        pytest.param(9, ["varied=no_memory", "steps=[1,2]"], marks=pytest.mark.slow),
+        pytest.param(6, ["ranks=[2,4]", "learning_rates=[1e-3]", "clips=4"], marks=pytest.mark.long),
+        pytest.param(7, ["rows=[no_memory]"], marks=pytest.mark.long),
+        pytest.param(10, ["rows=[no_memory]"], marks=pytest.mark.long),
+        pytest.param(9, ["varied=no_memory", "steps=[1,2]"], marks=pytest.mark.long),
     ],
 )
 def test_the_ablations_run(weights, tmp_path, capsys, table, more):

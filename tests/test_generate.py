@@ -454,7 +454,7 @@ def state_actions(run: Path) -> list[str]:
         return json.loads(file.metadata()["rollout"])["more"]["actions"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_actions_from_a_pipe_appear_as_chunks_before_the_next_is_given(made, tmp_path, root):
     arguments = [*options(made, tmp_path / "run"), "actions=-"]
     running = process(arguments, root, subprocess.PIPE)
@@ -476,7 +476,7 @@ def test_actions_from_a_pipe_appear_as_chunks_before_the_next_is_given(made, tmp
     same_videos(tmp_path / "file", tmp_path / "run")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_is_typed_at_a_terminal_becomes_chunks(made, tmp_path, root):
     ours, theirs = pty.openpty()
     running = process([*options(made, tmp_path / "run"), "actions=-"], root, theirs)

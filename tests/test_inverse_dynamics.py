@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 
 import numpy as np
 import pytest
@@ -98,7 +99,35 @@ def test_resumed_training_ends_with_the_same_weights(data, tmp_path):
     assert whole.keys() == halves.keys() and all(torch.equal(whole[k], halves[k]) for k in whole)
 
 
-@pytest.mark.slow
+def test_after_ctrl_c_the_same_command_ends_with_the_same_weights(data, tmp_path, capsys):
+    """Ctrl-C in the third step of four, after a checkpoint."""
+    given = ["batch_size=4", "every=2", "steps=4", "device=cpu", "corruption=null", f"data={data}"]
+    steps = 0
+
+    def third(*_: object) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    def train(name: str) -> object:
+        with pytest.raises(SystemExit) as end:
+            main("inverse_dynamics", run, [*given, f"run_dir={tmp_path / name}"])
+        return end.value.code
+
+    hook = torch.optim.optimizer.register_optimizer_step_pre_hook(third)
+    try:
+        assert train("cut") == 130
+    finally:
+        hook.remove()
+    assert "interrupted; the same command goes on" in capsys.readouterr().err
+    assert train("cut") == 0 and "going on at step 2 of 4" in capsys.readouterr().out
+    assert train("whole") == 0
+    left, right = (load_file(tmp_path / name / LAST) for name in ("cut", "whole"))
+    assert left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
+
+
+@pytest.mark.long
 def test_a_training_killed_at_every_write_ends_with_the_same_weights(data, tmp_path):
     given = ["batch_size=4", "every=2", "steps=4", "device=cpu", "corruption=null", f"data={data}"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"

@@ -59,7 +59,7 @@ def test_the_summary_is_over_streams_and_paired():
     assert found["flat"]["none"]["holds"] and not found["flat"]["temp_lora"]["holds"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_streams_through_the_command(weights, tmp_path, capfd):
     data = make_dataset(tmp_path / "data", (26, 26))
     command = [
@@ -81,7 +81,7 @@ def test_streams_through_the_command(weights, tmp_path, capfd):
         long_stream.main([*command, "--seed", "1"])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_expert_keeps_going():
     (episode,) = long_stream.true_episodes("cube_return", 1, 12, 0)
     said = [s.caption for s in episode.segments]
@@ -144,7 +144,7 @@ def test_the_speed_of_a_chunk(weights, tmp_path):
         chunk_speed.main([*command, "--data", "nowhere"])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_torch_compile_is_measured_or_said_to_be_missing(weights):
     model = WorldModel.from_pretrained(weights)
     eager = model.diffusion.unet

@@ -45,6 +45,59 @@ def shapes(network: torch.nn.Module) -> dict[str, tuple[int, ...]]:
 # --- the published size ------------------------------------------------------------------------
 
 
+def affine(name: str, *shape: int) -> dict[str, tuple[int, ...]]:
+    """Weight and bias of a layer; its outputs come first."""
+    return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+
+
+def published_autoencoder() -> dict[str, tuple[int, ...]]:
+    """Stable Diffusion's AutoencoderKL, whose files ModelScopeT2V ships: each tensor and its shape."""
+    found = {}
+
+    def resnet(name: str, into: int, out: int) -> None:
+        found.update(affine(f"{name}.norm1", into) | affine(f"{name}.conv1", out, into, 3, 3))
+        found.update(affine(f"{name}.norm2", out) | affine(f"{name}.conv2", out, out, 3, 3))
+        found.update(affine(f"{name}.conv_shortcut", out, into, 1, 1) if into != out else {})
+
+    def half(
+        name: str, into: int, out: int, blocks: list[tuple[int, int]], resnets: int, between: str
+    ) -> None:
+        found.update(affine(f"{name}.conv_in", blocks[0][0] if name == "encoder" else 512, into, 3, 3))
+        for b, (first, width) in enumerate(blocks):
+            block = f"{name}.{between[:-7]}_blocks.{b}"
+            for r in range(resnets):
+                resnet(f"{block}.resnets.{r}", width if r else first, width)
+            if b < len(blocks) - 1:
+                found.update(affine(f"{block}.{between}.0.conv", width, width, 3, 3))
+        for r in range(2):
+            resnet(f"{name}.mid_block.resnets.{r}", 512, 512)
+        attention = f"{name}.mid_block.attentions.0"
+        found.update(affine(f"{attention}.group_norm", 512))
+        for key in ("to_q", "to_k", "to_v", "to_out.0"):
+            found.update(affine(f"{attention}.{key}", 512, 512))
+        last = blocks[-1][1]
+        found.update(affine(f"{name}.conv_norm_out", last) | affine(f"{name}.conv_out", out, last, 3, 3))
+
+    half("encoder", 3, 8, [(128, 128), (128, 256), (256, 512), (512, 512)], 2, "downsamplers")
+    half("decoder", 4, 3, [(512, 512), (512, 512), (512, 256), (256, 128)], 3, "upsamplers")
+    return found | affine("quant_conv", 8, 8, 1, 1) | affine("post_quant_conv", 4, 4, 1, 1)
+
+
+def published_text_tower() -> dict[str, tuple[int, ...]]:
+    """OpenCLIP's ViT-H text tower without its last layer: each tensor and its shape."""
+    found = {
+        "text_model.embeddings.token_embedding.weight": (49408, 1024),
+        "text_model.embeddings.position_embedding.weight": (77, 1024),
+    }
+    for number in range(23):
+        layer = f"text_model.encoder.layers.{number}"
+        for key in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            found |= affine(f"{layer}.self_attn.{key}", 1024, 1024)
+        found |= affine(f"{layer}.mlp.fc1", 4096, 1024) | affine(f"{layer}.mlp.fc2", 1024, 4096)
+        found |= affine(f"{layer}.layer_norm1", 1024) | affine(f"{layer}.layer_norm2", 1024)
+    return found | affine("text_model.final_layer_norm", 1024)
+
+
 def test_every_network_has_the_published_tensors():
     """The classes' own defaults are ModelScopeT2V's UNet; nothing is allocated."""
     cfg = compose("pretrain", ["model=modelscope"]).model
@@ -61,7 +114,8 @@ def test_every_network_has_the_published_tensors():
         "up_blocks.3.temp_convs.2.conv4.3.weight": (320, 320, 3, 1, 1),
     }.items():
         assert ours[key] == shape
-    assert len(autoencoder.vae.state_dict()) == 248
+    assert shapes(autoencoder.vae) == published_autoencoder()
+    assert shapes(text) == published_text_tower()
     assert sum(p.numel() for p in text.parameters()) == 340_387_840
     assert text.config.hidden_size == cfg.unet.cross_attention_dim
 
@@ -115,7 +169,7 @@ def test_a_published_folder_plays_in_a_precision(tmp_path, precision):
     assert float(rollout.memory.weights.norm().min()) > 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_documented_way_from_a_published_folder_to_a_plan(tmp_path):
     """docs/modelscope.md's commands in a few steps each: data, slow learning, the loop, the reader, planning."""
     folder, data = save_modelscope(tmp_path / "published"), tmp_path / "data"

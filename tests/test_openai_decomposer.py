@@ -846,7 +846,7 @@ def real_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process.wait(30)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(bool(MISSING) and not GIVEN, reason=LACKING)
 @pytest.mark.parametrize(
     ("task", "asked", "same"),
@@ -873,7 +873,7 @@ def test_a_real_model_is_never_silently_wrong(real_server: str, task: Task, aske
     assert decomposer.endpoint._proven, "the server answered in one of the forms"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(bool(MISSING) and not GIVEN, reason=LACKING)
 def test_a_real_model_s_fallback_is_the_grammar_s_plan(real_server: str) -> None:
     model = os.environ.get("LLM_TEST_MODEL", "any")

@@ -291,7 +291,7 @@ def test_sources_are_drawn_by_their_weights(tmp_path):
     assert isinstance(mixed, Footage)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_pretraining_on_own_videos_and_a_dataset(tmp_path, videos):
     from test_pretrain import TINY
 

@@ -354,7 +354,7 @@ def command(module: str, *options: str) -> str:
     return invoke.command(module, "task=path_retrace", *options).stdout
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_collect_train_run_and_evaluate_through_the_commands(tmp_path):
     data, model, reader = tmp_path / "data", tmp_path / "model", tmp_path / "reader"
     command("envs.collect", "episodes=3", "workers=1", f"path={data}")

@@ -205,7 +205,7 @@ def test_a_killed_run_resumes_bit_for_bit(finished, data, tmp_path, capsys):
     assert_same_run(finished, path)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_autoencoder_killed_at_every_write_ends_with_the_same_weights(finished, data, tmp_path):
     """The first stage alone; its steps are those of the finished run's."""
     options = [o for o in TINY if "unet" not in o and "sampling" not in o and "diffusion" not in o]
@@ -574,7 +574,7 @@ FSDP = (
 )  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_two_processes_train_what_one_does(finished, data, tmp_path, launcher):
     """The autoencoder included: the main process trains it while the other waits."""
@@ -589,7 +589,7 @@ def test_two_processes_train_what_one_does(finished, data, tmp_path, launcher):
         torch.testing.assert_close(two[key], one[key], rtol=1e-3, atol=2e-4, msg=key)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_machines_train_what_one_process_does(finished, data, tmp_path):
     """A launcher on each, as docs/accelerate/nodes.yaml says; here both are this one, with a process apiece."""
     with socket.socket() as free:
@@ -629,7 +629,7 @@ def test_accelerate_reads_its_files(file):
     assert made.num_processes % made.num_machines == 0 and made.num_processes > 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_sharded_processes_train_what_one_does(finished, data, tmp_path):
     """The whole command with FSDP: checkpoint, average and finished model are those of one process."""
     options = (f"data={data}", f"run_dir={tmp_path / 'two'}", *TINY, "diffusion.steps=4")
@@ -643,7 +643,7 @@ def test_two_sharded_processes_train_what_one_does(finished, data, tmp_path):
             torch.testing.assert_close(two[key], one[key], rtol=1e-3, atol=2e-4, msg=key)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_a_checkpoint_goes_on_with_and_without_fsdp(tmp_path, precision):
     """Two steps in one process, two on shards, one in one process again: what five in one process give."""
@@ -683,7 +683,7 @@ def test_ways_to_share_the_work_that_are_not_here_are_refused(tmp_path, monkeypa
     check_launch(Launched(distributed_type=DistributedType.MULTI_GPU), shards=False)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_is_quiet(data, tmp_path):
     """Only its own progress bars on stderr: nothing of the libraries'."""
     options = (f"data={data}", f"run_dir={tmp_path / 'run'}", *TINY, "diffusion.steps=1", "precision=bf16")

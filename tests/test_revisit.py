@@ -190,7 +190,7 @@ def test_the_documented_program_runs(made, capsys):
     assert src == pytest.approx(100) and contrast == pytest.approx(0, abs=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_more_workers_and_a_kill_give_the_same_data(made, tmp_path):
     path = tmp_path / "two"
     process = subprocess.Popen(

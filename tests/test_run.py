@@ -218,7 +218,7 @@ def test_one_episode_has_an_instruction_for_each_length():
     assert set(asked) == {4, 8} and all("'" not in text for text in asked.values())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_one_episode_is_measured_from_outside_and_inside(tmp_path):
     figures = one_episode.one_run("none", one_episode.instructions()[4], ["sampling_steps=1", "media=0"])
     stages = figures["cost"]["seconds"]
@@ -270,7 +270,7 @@ def test_no_two_cells_of_the_guidance_table_compute_the_same():
     assert len({computed(cell) for cell in guidance.CELLS}) == len(guidance.CELLS)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_cell_of_the_guidance_table_is_measured(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     guidance.main(

@@ -352,7 +352,7 @@ def test_the_loop_takes_any_memory(data, base, tmp_path, memory):
     assert (tmp_path / "r/model/memory.safetensors").is_file() == (memory == "anchor")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_train_as_one(finished, data, base, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     argv = [f"data={data}", f"weights={base}", f"run_dir={tmp_path}/two", *TINY, "probe_episodes=4"]
