@@ -12,6 +12,7 @@ PIP_TORCH_ARGS =
 TASK = cube_return
 ARGS =
 PYTEST_ARGS = -n 2 --dist loadfile --no-loadscope-reorder
+MINUTES = 45
 PACKAGES = planner world_model inverse_dynamics envs tasks
 
 PY = $(VENV)/bin/python
@@ -20,7 +21,8 @@ PIP = $(PY) -m pip --disable-pip-version-check
 help:
 	@echo 'make demo       install, then plan and act in four episodes with the shipped weights'
 	@echo 'make play       install, then serve the page on which a person plays the world model'
-	@echo 'make test       install what tests need, then run them: all but those that take longest'
+	@echo 'make test       install what tests need, then run all but those that take longest; what a slow machine has'
+	@echo '                not begun after MINUTES=$(MINUTES) is skipped'
 	@echo 'make test-fast  the same in two minutes'
 	@echo 'make test-all   the same with whole recipes, kills at every write and several processes'
 	@echo 'make loop       collect a little, run the slow-fast loop on it, evaluate: 15 minutes on two cores'
@@ -64,7 +66,7 @@ play: $(VENV)/.installed-play
 	$(PY) -m planner.play task=$(TASK) $(ARGS)
 
 test: $(VENV)/.installed-test
-	$(PY) -m pytest -m 'not long' $(PYTEST_ARGS)
+	$(PY) -m pytest -m 'not long' --minutes $(MINUTES) $(PYTEST_ARGS)
 
 test-fast: $(VENV)/.installed-test
 	$(PY) -m pytest -m 'not slow and not long' $(PYTEST_ARGS)

@@ -1,10 +1,11 @@
-"""What every test shares: one thread a process, no hub, and what `gpu` and `browser` need."""
+"""What every test shares: one thread a process, no hub, what `gpu` and `browser` need, and `--minutes`."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ signal.signal(
     signal.SIGINT, signal.default_int_handler
 )  # a shell's background job ignores Ctrl-C: tests need it
 
+BEGAN = time.monotonic()
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -25,6 +27,17 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 def root() -> Path:
     """The repository's root."""
     return Path(__file__).resolve().parent.parent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--minutes", type=float, help="skip what has not begun by then, on a slow machine")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    minutes = item.config.getoption("--minutes")
+    if minutes is not None and time.monotonic() - BEGAN > 60 * minutes:
+        pytest.skip(f"not begun within {minutes:g} minutes")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -19,6 +19,7 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
+from invoke import command
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 from tiny import CAPTIONS, SIDE, frames, make_memory, make_model, make_text
@@ -381,8 +382,8 @@ def test_documented_options_exist(root):
     told = (root / "docs/generate.md").read_text() + (root / "README.md").read_text()
     commands = re.findall(r"python -m world_model\.generate ([^`\n]+)", told)
     assert len(commands) >= 4
-    for command in commands:
-        cfg = compose("generate", shlex.split(command))
+    for line in commands:
+        cfg = compose("generate", shlex.split(line))
         assert cfg.image == "start.png" and cfg.actions in ("actions.txt", "-")
 
 
@@ -424,7 +425,7 @@ def wait_for(path: Path, running: subprocess.Popen) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_after_ctrl_c_the_same_command_goes_on_bit_for_bit(made, tmp_path, root):
     limit = "frames=60"
     arguments = options(made, tmp_path / "cut", limit)
@@ -490,8 +491,9 @@ def test_what_is_typed_at_a_terminal_becomes_chunks(made, tmp_path, root):
     assert state_actions(tmp_path / "run") == [CAPTIONS[0]]
 
 
-def test_the_command_says_what_is_wrong_in_one_line(tmp_path, root):
-    arguments = ["image=none.png", "actions=none.txt", f"run_dir={tmp_path / 'run'}"]
-    out, err = ended(process(arguments, root), 1)
-    assert out == "" and err.startswith("error: actions=none.txt: no such file") and err.count("\n") == 1
+def test_the_command_says_what_is_wrong_in_one_line(tmp_path):
+    options = ["image=none.png", "actions=none.txt", f"run_dir={tmp_path / 'run'}"]
+    done = command("world_model.generate", *options, check=False)
+    assert (done.returncode, done.stdout) == (1, "") and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: actions=none.txt: no such file")
     assert not (tmp_path / "run").exists()

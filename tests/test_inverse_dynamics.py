@@ -10,6 +10,7 @@ import pytest
 import torch
 from invoke import killed_at_every_write
 from safetensors.torch import load_file
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from inverse_dynamics.model import CheckpointError, InverseDynamics, InverseDynamicsConfig
 from inverse_dynamics.train import Pairs, Trainer, action_errors, augment, evaluate, run, score
@@ -115,7 +116,7 @@ def test_after_ctrl_c_the_same_command_ends_with_the_same_weights(data, tmp_path
             main("inverse_dynamics", run, [*given, f"run_dir={tmp_path / name}"])
         return end.value.code
 
-    hook = torch.optim.optimizer.register_optimizer_step_pre_hook(third)
+    hook = register_optimizer_step_pre_hook(third)
     try:
         assert train("cut") == 130
     finally:

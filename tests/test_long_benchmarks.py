@@ -126,6 +126,7 @@ def test_the_fewest_steps_of_equal_quality():
     assert chunk_speed.fewest({20: list(plain), 2: found[2]}, 20)[0] == 20
 
 
+@pytest.mark.slow
 def test_the_speed_of_a_chunk(weights, tmp_path):
     data, out = make_dataset(tmp_path / "data"), tmp_path / "results/chunk_speed.json"
     command = ["--data", str(data), "--weights", str(weights), "--chunks", "2", "--device", "cpu"]

@@ -270,6 +270,16 @@ def test_make_install_says_which_python_it_needs(tmp_path: Path, python: str, ex
     assert not (tmp_path / ".venv").exists()
 
 
+@pytest.mark.parametrize(("minutes", "outcome"), [("0", "skipped"), ("600", "passed")])
+def test_what_has_not_begun_in_time_is_skipped_and_counted(minutes: str, outcome: str):
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:xdist", "--minutes", minutes, "tests/test_statistics.py"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0 and re.search(rf"= \d+ {outcome} in ", done.stdout), done.stdout
+    assert (f"not begun within {minutes} minutes" in done.stdout) == (outcome == "skipped")
+
+
 def test_ci_runs_what_the_readme_says():
     script = ROOT / ".ci" / "run"
     commands = [line for line in read(script).splitlines() if line.startswith("make ")]
