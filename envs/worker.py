@@ -9,6 +9,7 @@ it started when it dies, hangs or talks nonsense; the next call starts it again.
 from __future__ import annotations
 
 import os
+import re
 import select
 import shutil
 import signal
@@ -27,6 +28,10 @@ from envs.wire import Arrays, GarbageError, Reply, decode, encode
 from envs.worker_main import MARK, end_all
 
 MAIN = Path(__file__).with_name("worker_main.py")
+DEATHS = "|".join(
+    re.escape(signal.strsignal(s) or "") for s in (signal.SIGABRT, signal.SIGSEGV, signal.SIGKILL)
+)
+A_SHELL_S = re.compile(rf"(.*: line \d+:\s+\d+ )?({DEATHS})(\s+\(core dumped\).*|\s{{2,}}.*)?")
 WORDS = 600  # characters of a simulator's error that are told: MineRL's may hold the whole of Minecraft's log
 
 
@@ -222,11 +227,11 @@ class Worker:
         return WorkerError(f"env={self.name}: the simulator's process {what}{words}; {self.advice}")
 
     def last_words(self, limit: int = 200) -> str:
-        """The last line that the process printed."""
+        """The last line that the process printed, without what a shell in front of it says of its death."""
         size = self._said.seek(0, os.SEEK_END)
         self._said.seek(max(0, size - 4096))
         lines = [line.strip() for line in self._said.read().decode(errors="replace").splitlines()]
-        return next((line[:limit] for line in reversed(lines) if line), "")
+        return next((line[:limit] for line in reversed(lines) if line and not A_SHELL_S.fullmatch(line)), "")
 
 
 def display_prefix(display: str, name: str) -> tuple[str, ...]:

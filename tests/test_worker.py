@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from envs.wire import MAGIC, PREFIX, GarbageError, decode, encode
-from envs.worker import CallError, MissingSimulatorError, Worker, WorkerError, display_prefix
+from envs.worker import A_SHELL_S, CallError, MissingSimulatorError, Worker, WorkerError, display_prefix
 
 MODULE = Path(__file__).with_name("faulty_worker.py")
 
@@ -232,6 +232,23 @@ def test_a_simulator_that_can_t_be_imported_is_named(other_python):
     with pytest.raises(MissingSimulatorError, match=r"ImportError: No module named 'pyrep' under .*python"):
         worker.call("answer")
     assert not worker.alive
+
+
+@pytest.mark.parametrize(
+    ("said", "is_a_shell_s"),
+    [
+        ("Aborted", True),
+        ("Aborted (core dumped)", True),
+        ("Segmentation fault", True),
+        ("/usr/bin/xvfb-run: line 184: 1234 Aborted                 (core dumped) DISPLAY=:99 python", True),
+        ("/usr/bin/xvfb-run: line 184:  1234 Killed                  DISPLAY=:99 python", True),
+        ("qt.qpa.xcb: could not connect to display", False),
+        ("Killed by the watchdog", False),
+        ("the planner was Aborted", False),
+    ],
+)
+def test_what_a_shell_says_of_a_death_is_told_apart(said, is_a_shell_s):
+    assert bool(A_SHELL_S.fullmatch(said)) == is_a_shell_s
 
 
 def test_a_worker_behind_a_shell_answers_dies_and_hangs_as_without(other_python, tmp_path):
