@@ -12,7 +12,7 @@ PIP_TORCH_ARGS =
 TASK = cube_return
 ARGS =
 PYTEST_ARGS = -n 2 --dist loadfile --no-loadscope-reorder
-MINUTES = 35
+MINUTES = 25
 PACKAGES = planner world_model inverse_dynamics envs tasks
 
 PY = $(VENV)/bin/python
