@@ -136,7 +136,7 @@ def display_answers(display: str) -> bool:
     """Whether a server listens at ``[host]:number[.screen]``: at its socket, or at port 6000 + number of a host."""
     if not (named := re.fullmatch(r"(?P<host>.*):(?P<number>\d{1,5})(\.\d+)?", display)):
         return False
-    host, number = named["host"].removesuffix("/unix"), int(named["number"])
+    host, number = named["host"], int(named["number"])
     local = [f"{start}{X11_SOCKETS}/X{number}" for start in ("\0", "")]  # Linux's own names, then files
     try:
         if host in ("", "unix"):
@@ -160,8 +160,10 @@ def add_display(problems: list[str], lines: list[str]) -> None:
     """Add to both what is missing of a display: the problem, and the lines that put it right."""
     if problem := display_problem():
         problems.append(problem)
-        lines.extend(["unset DISPLAY"] * ("DISPLAY" in os.environ))
-        lines.extend([XVFB] * (not shutil.which("xvfb-run")))
+        if os.environ.get("DISPLAY"):
+            lines.append("unset DISPLAY")
+        if not shutil.which("xvfb-run"):
+            lines.append(XVFB)
 
 
 def rlbench(python: str) -> Finding:

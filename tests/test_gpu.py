@@ -10,7 +10,7 @@ import torch
 from invoke import command
 from tiny import frames, make_dataset, make_memory, make_model, make_text
 
-pytestmark = [pytest.mark.gpu, pytest.mark.long]
+pytestmark = [pytest.mark.gpu, pytest.mark.slow]
 
 
 def test_an_imagined_and_remembered_chunk_is_that_of_the_cpu():

@@ -51,7 +51,7 @@ data.finalize()
 """
 
 pytestmark = [
-    pytest.mark.long,
+    pytest.mark.slow,
     pytest.mark.skipif(PYTHON is None, reason="no lerobot; LEROBOT_PYTHON names an interpreter that has it"),
 ]
 

@@ -27,7 +27,7 @@ from planner.play.server import Play, application
 from planner.play.studio import Studio
 from tasks.commands import compose
 
-pytestmark = [pytest.mark.long, pytest.mark.browser]
+pytestmark = [pytest.mark.slow, pytest.mark.browser]
 PATIENCE = 900_000  # ms; a busy machine
 MADE = ("temp_lora, weights test", "none, weights test")  # how the clips to rate were made
 
