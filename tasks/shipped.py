@@ -85,9 +85,16 @@ def trained_otherwise(folder: Path, task: Mapping[str, Any]) -> dict[str, Any]:
     lies beside the folder.
     """
     manifest, run = folder.parent / "manifest.json", folder.parent / "config.yaml"
+    told: Any = {}
     if manifest.is_file():
-        options = read_json(manifest).get(folder.name, {}).get("options", {})
-    else:
-        options = OmegaConf.to_container(OmegaConf.load(run)) if run.is_file() else {}
-    theirs = options.get("task", {}) if isinstance(options, dict) else {}
-    return {key: theirs[key] for key in task if key in theirs and theirs[key] != task[key]}
+        told = _inside(read_json(manifest), folder.name, "options", "task")
+    elif run.is_file():
+        told = _inside(OmegaConf.to_container(OmegaConf.load(run)), "task")
+    return {key: told[key] for key in task if key in told and told[key] != task[key]}
+
+
+def _inside(node: Any, *keys: str) -> dict[str, Any]:
+    """The dict below the keys; empty where there is none, as in a file of the same name that is not ours."""
+    for key in keys:
+        node = node.get(key) if isinstance(node, dict) else None
+    return node if isinstance(node, dict) else {}

@@ -290,3 +290,6 @@ def test_what_weights_were_trained_otherwise_with_is_told(tmp_path):
         assert trained_otherwise(shipped / part, here | {"cubes": ["green"]}) == {"cubes": ["red", "blue"]}
     assert trained_otherwise(run / "model", here) == {"cubes": ["green"]}
     assert trained_otherwise(tmp_path / "elsewhere/model", here) == {}
+    for others in ("[1]", '{"model": "a name"}', '{"model": {"options": {"task": "cube_return"}}}'):
+        (run / "manifest.json").write_text(others)
+        assert trained_otherwise(run / "model", here) == {}
