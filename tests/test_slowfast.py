@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,19 +18,36 @@ from accelerate.state import AcceleratorState
 from diffusers import UNet3DConditionModel
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
-from tiny import CAPTIONS, make_dataset, make_memory, make_model, make_text
+from tiny import (
+    CAPTIONS,
+    make_dataset,
+    make_memory,
+    make_model,
+    make_text,
+    open_modelscope,
+    save_modelscope,
+)
 from torch import nn
 
 from tasks.commands import main
 from tasks.dataset import load_episodes
+from world_model import slowfast
 from world_model.chunks import LatentEpisodes
+from world_model.memory.anchor import Anchor
 from world_model.memory.first_frame import FirstFrame
 from world_model.memory.none import NoMemory
 from world_model.memory.oracle import Oracle
 from world_model.memory.temp_lora import TempLora
 from world_model.model import WorldModel
 from world_model.objective import Objective
-from world_model.slowfast import ChunkChooser, EpisodeBatches, SlowFastLoss, inner_loop, memory_use
+from world_model.slowfast import (
+    ChunkChooser,
+    EpisodeBatches,
+    SlowFastLoss,
+    chunk_losses,
+    inner_loop,
+    memory_use,
+)
 from world_model.slowfast_loop import Probe, run
 from world_model.training import Learner, TrainingError, generator
 
@@ -47,7 +65,7 @@ OPTIONS = OmegaConf.create(
 )
 TINY = (
     "device=cpu", "memory.rank=2", "memory.alpha=2", "memory.steps=1", "batch_size=2", "iterations=2",
-    "every=1", "outer.steps=2", "outer.warmup=1", "probe_episodes=2", "held_out_chunks=1", "focus=blue",
+    "every=1", "pool=2", "outer.steps=2", "outer.warmup=1", "probe_episodes=2", "held_out_chunks=1", "focus=blue",
 )  # fmt: skip
 
 
@@ -62,13 +80,17 @@ def data(tmp_path_factory) -> Path:
     return make_dataset(tmp_path_factory.mktemp("data") / "episodes", (2, 3) * 19 + (3, 3))
 
 
-@pytest.fixture(scope="module")
-def base(text, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("base") / "model"
-    make_model(text, chunk_frames=4, context_frames=8, sampling_steps=1, guidance=(1, 1)).save_pretrained(
-        folder
-    )
-    return folder
+@pytest.fixture(scope="module", params=["tiny", pytest.param("published", marks=pytest.mark.long)])
+def base(request, text, tmp_path_factory) -> Path:
+    """A model to go on from: ``tiny``'s, or one that began as a folder laid out as ModelScopeT2V's."""
+    folder = tmp_path_factory.mktemp("base")
+    settings = {"chunk_frames": 4, "context_frames": 8, "sampling_steps": 1, "guidance": (1.0, 1.0)}
+    if request.param == "tiny":
+        model = make_model(text, **settings)
+    else:
+        model = open_modelscope(save_modelscope(folder / "hub"), **settings)
+    model.save_pretrained(folder / "model")
+    return folder / "model"
 
 
 @pytest.fixture(autouse=True)
@@ -100,11 +122,13 @@ def unet_copy(model: WorldModel) -> dict[str, torch.Tensor]:
     return {k: v.clone() for k, v in model.unet.state_dict().items()}
 
 
-def make_loss(model: WorldModel, episodes: LatentEpisodes, part: slice = slice(None)) -> SlowFastLoss:
+def make_loss(
+    model: WorldModel, episodes: LatentEpisodes, part: slice = slice(None), pool: int = 1
+) -> SlowFastLoss:
     objective = Objective(model.diffusion, model.text, OPTIONS)
     batches = EpisodeBatches(episodes, 4, 4, seed=0)
     chooser = ChunkChooser("blue", 0.6, 0.1)
-    return SlowFastLoss(model, objective, episodes, batches, chooser, "ground_truth", 2, 0, part)
+    return SlowFastLoss(model, objective, episodes, batches, chooser, "ground_truth", 2, 0, part, pool)
 
 
 # --- the inner loop ------------------------------------------------------------------------------
@@ -151,7 +175,7 @@ def test_each_episode_comes_once_an_epoch_in_batches_of_one_length(episodes):
 
 
 def test_the_focus_gets_its_share_of_the_draws():
-    captions = [[CAPTIONS[0]] * 50, [CAPTIONS[0]] * 50, [CAPTIONS[1]] * 50, [CAPTIONS[2]] * 50]
+    captions = [[CAPTIONS[0], *CAPTIONS]] * 50
     chooser = ChunkChooser("blue", 0.7, 0.2)
     drawn = [chooser(captions, generator(0, step)) for step in range(200)]
     first = [d for d in drawn if 0 in d]
@@ -165,12 +189,12 @@ def test_an_outer_step_trains_phi_at_phi_plus_theta_and_leaves_theta(model, epis
     model.unet.requires_grad_(True)
     model.injector.initial()  # Θ enters only through the snapshots
     value, figures = loss(0)
-    kept = [s.weights.clone() for s in loss.experience(0).states]
+    kept = [s.weights.clone() for s in loss.collected(0)[0].states]
     value.backward()
     gradients = {n: p.grad.norm() for n, p in model.unet.named_parameters() if p.grad is not None}
     assert gradients and all(torch.isfinite(g) for g in gradients.values())
     assert figures["loss/t_high"] > 0
-    for state, before in zip(loss.experience(0).states, kept, strict=True):
+    for state, before in zip(loss.collected(0)[0].states, kept, strict=True):
         assert state.weights.distance(before).max() == 0
         assert not any(t.requires_grad for t in state.weights.tensors())
     step = next(s for s in range(2, 20) if 0 not in chosen(loss, s))
@@ -181,16 +205,55 @@ def test_an_outer_step_trains_phi_at_phi_plus_theta_and_leaves_theta(model, epis
 
 
 def chosen(loss: SlowFastLoss, step: int) -> list[int]:
-    episodes = loss.batches[step // loss.outer_steps]
-    count = len(loss.data.segments[episodes[0]])
-    captions = [[loss.data.segments[e][k].caption for e in episodes] for k in range(count)]
-    return loss.chooser(captions, generator(0, step, 13))
+    return loss.draw(step)[2]
 
 
 def test_two_halves_of_a_batch_are_the_whole(model, episodes):
-    whole = float(make_loss(model, episodes)(3)[0].detach())
-    halves = [float(make_loss(model, episodes, part)(3)[0].detach()) for part in (slice(0, 2), slice(2, 4))]
-    assert whole == pytest.approx(sum(halves) / 2, rel=1e-5)
+    for pool in (1, 3):
+        whole, first, second = (
+            float(make_loss(model, episodes, part, pool)(7)[0].detach())
+            for part in (slice(None), slice(0, 2), slice(2, 4))
+        )
+        assert whole == pytest.approx((first + second) / 2, rel=1e-5)
+
+
+def test_the_outer_loop_draws_from_the_last_inner_loops(model, episodes, monkeypatch):
+    """Each sample from any of them, in its own place; those that are there are not walked again."""
+    walked = []
+    monkeypatch.setattr(slowfast, "inner_loop", lambda *args: walked.append(args[5]) or inner_loop(*args))
+    loss = make_loss(model, episodes, pool=3)
+    seen = Counter()
+    for step in range(8, 10):
+        assert torch.isfinite(loss(step)[0])
+    for seed in range(100):
+        loss.seed = seed
+        loops, drawn, _, _ = loss.draw(8)
+        seen.update(loops)
+        assert drawn == [loss.batches[i][place] for place, i in enumerate(loops)]
+    assert walked == [2, 3, 4] and set(seen) == {2, 3, 4} and min(seen.values()) > 100
+    assert set(loss.collected(5)) == {3, 4, 5} and walked == [2, 3, 4, 5]
+    assert {len(loss.batches[i]) for i in range(6)} == {4} and loss.draw(0)[0] == [0] * 4
+
+
+def test_chunks_after_pasts_of_several_lengths_share_a_step(text, episodes):
+    """A window of twelve frames is full only at the third chunk."""
+    wide = make_model(text, make_memory(), chunk_frames=4, context_frames=12, guidance=(1.0, 1.0))
+    loss = make_loss(wide, episodes, pool=3)
+    step = next(s for s in range(30) if set(loss.draw(s)[2]) == {1, 2})
+    torch.manual_seed(0)
+    value, figures = loss(step)
+    loops, _, chunks, rng = loss.draw(step)
+    samples = [
+        loss.collected(step // 2)[i].sample(wide.memory, place, k)
+        for place, (i, k) in enumerate(zip(loops, chunks, strict=True))
+    ]
+    assert {len(s.past) for s in samples} == {5, 8} and {"loss/5+4", "loss/8+4"} <= set(figures)
+    draws = loss.objective.draw((4, 12, *samples[0].new.shape[1:]), rng)
+    for row, sample in enumerate(samples):
+        alone, _ = chunk_losses(wide, loss.objective, [sample], draws.part([row]))
+        together, _ = chunk_losses(wide, loss.objective, samples, draws)
+        assert float(alone) == pytest.approx(float(together[row]), rel=1e-4)
+    assert float(value) == pytest.approx(float(together.mean()), rel=1e-5)
 
 
 def test_memory_use_tells_own_from_other_and_empty(model, episodes):
@@ -210,7 +273,7 @@ def test_a_memory_of_clean_frames_takes_part(base, episodes):
     loss = make_loss(model, episodes)
     step = next(s for s in range(20) if 0 not in chosen(loss, s))
     assert torch.isfinite(loss(step)[0])
-    assert loss.model.memory.past(loss.experience(step // 2).states[1]).shape[:2] == (4, 1)
+    assert loss.model.memory.past(loss.collected(step // 2)[step // 2].states[1]).shape[:2] == (4, 1)
 
 
 def test_the_oracle_is_told_the_ends_of_the_chunks(base, episodes):
@@ -353,6 +416,44 @@ def test_the_loop_takes_any_memory(data, base, tmp_path, memory):
     assert (tmp_path / "r/model/memory.safetensors").is_file() == (memory == "anchor")
 
 
+def test_a_module_that_a_step_does_not_use_gets_gradients_of_zero(base, episodes):
+    """Processes that share a step wait for every weight's gradient; first chunks have no anchor yet."""
+    model = WorldModel.from_pretrained(base, Anchor(), untrained_memory=True)
+    loss = make_loss(model, episodes)
+    loss.chooser = ChunkChooser("blue", 0.6, first_share=1.0)
+    loss(0)[0].backward()
+    assert all(torch.equal(p.grad, torch.zeros_like(p)) for p in model.memory.module.parameters())
+
+
+def test_writer_self_leaves_an_earlier_loops_writer(finished, data, tmp_path):
+    assert (finished / "model/writer").is_dir()
+    assert loop(data, finished / "model", tmp_path / "run", "writer=self", "pool=1", "iterations=1") == 0
+    assert not (tmp_path / "run/model/writer").exists()
+
+
+def test_other_weights_at_the_same_place_are_another_run(finished, data, base, tmp_path, capsys):
+    folder = shutil.copytree(base, tmp_path / "base")
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    assert loop(data, folder, run_dir, "iterations=1", "probe_episodes=0") == 0
+    shutil.copytree(finished / "model/unet", folder / "unet", dirs_exist_ok=True)
+    assert loop(data, folder, run_dir, "iterations=1", "probe_episodes=0") == 1
+    assert "belongs to another configuration (versions.world_model: " in capsys.readouterr().err
+
+
+@pytest.mark.long
+def test_two_processes_share_a_memory_with_weights_of_its_own(data, base, tmp_path):
+    """Steps on first chunks beside others."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    options = [o for o in TINY if not o.startswith("memory.")]
+    options += ["memory=anchor", "first_share=0.5", "outer.steps=4", "probe_episodes=4"]
+    argv = [f"data={data}", f"weights={base}", f"run_dir={tmp_path}/two", *options]
+    done = subprocess.run(
+        [*command, "-m", "world_model.slowfast_loop", *argv], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 @pytest.mark.long
 def test_two_processes_train_as_one(finished, data, base, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -370,6 +471,9 @@ def test_bad_input_is_one_line(data, base, tmp_path, capsys):
     short = make_dataset(tmp_path / "short", (1, 1, 2, 2))
     for overrides, expected, code in (
         (["inner=dreamt"], "inner=dreamt: expected ground_truth, generated or mixed", 2),
+        (["inner=mixed"], "pool=2, inner=mixed, writer=base: earlier inner loops", 2),
+        (["writer=self"], "expected pool=1 without", 2),
+        (["pool=0"], "pool=0", 2),
         (["batch_size=30"], "batch_size=30", 1),
         ([f"data={short}"], "single chunk", 1),
         ([f"data={tmp_path}/absent"], "python -m envs.collect", 1),

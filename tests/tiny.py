@@ -158,6 +158,12 @@ def save_modelscope(folder: Path) -> Path:
     return folder
 
 
+def open_modelscope(folder: Path, memory: TempLora | None = None, **settings: object) -> WorldModel:
+    """``save_modelscope``'s folder with ``make_model``'s settings."""
+    chosen = {"chunk_frames": 2, "context_frames": 4, "sampling_steps": 3, "guidance": (1.5, 2.5)} | settings
+    return WorldModel.from_pretrained(folder, memory, **chosen)
+
+
 def modelscope_options(folder: Path, *overrides: str) -> tuple[str, ...]:
     """Of ``world_model.pretrain``: start from ``save_modelscope``'s folder."""
     unet = ("block_out_channels=[8,16]", "layers_per_block=1", "attention_head_dim=4", "norm_num_groups=4",

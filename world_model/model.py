@@ -192,6 +192,13 @@ class WorldModel:
             if self.memory.spec:
                 self.use_memory(self.memory, self.theta0)
 
+    def write_with_core(self) -> None:
+        """From now on fast learning takes its gradients at Φ, whatever becomes of it, as Algorithm 1b has it."""
+        if self.writer is not None:
+            self.writer, self.writing = None, self.diffusion
+            if self.memory.spec:
+                self.use_memory(self.memory, self.theta0)
+
     @property
     def device(self) -> torch.device:
         return next(self.unet.parameters()).device

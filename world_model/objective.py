@@ -45,10 +45,11 @@ class Draws:
     with_past: Tensor
     sequence: bool
 
-    def part(self, chosen: slice) -> Draws:
-        """The numbers of some of the samples."""
+    def part(self, chosen: slice | Sequence[int], frames: int | None = None) -> Draws:
+        """The numbers of some of the samples; noise for the first ``frames`` alone where they have fewer."""
         fields = ("timesteps", "noise", "with_text", "with_past")
-        return replace(self, **{name: getattr(self, name)[chosen] for name in fields})
+        part = replace(self, **{name: getattr(self, name)[chosen] for name in fields})
+        return replace(part, noise=part.noise[:, :frames])
 
 
 def draw_timesteps(

@@ -1,8 +1,8 @@
 """The slow-fast loop (paper, Section 3.3, Algorithm 1b).
 
-The inner loop walks through B episodes with fast learning and keeps D_s: before each update, the
-chunk and the memory as it stood, {X_i, X_{i+1}, Θ_i}. The outer loop trains Φ on D_s at Φ + Θ_i, with
-Θ_i frozen. Any memory will do: with ``none`` it is the control with equal gradient steps.
+The inner loop walks through B episodes with fast learning and keeps, before each update, the chunk and the
+memory as it stood, {X_i, X_{i+1}, Θ_i}: those of the last inner loops are D_s. The outer loop trains Φ on D_s
+at Φ + Θ_i, with Θ_i frozen. Any memory will do: with ``none`` it is the control with equal gradient steps.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from world_model.chunks import LatentEpisodes
+from world_model.memory.base import AnyMemory
 from world_model.memory.lora import LoraWeights
 from world_model.model import Rollout, WorldModel
 from world_model.objective import Draws, Objective
@@ -55,6 +56,9 @@ class EpisodeBatches:
         chunk_frames: new frames of a chunk.
         lengths: numbers of chunks to take; None takes all episodes.
 
+    Attributes:
+        left_out: numbers of chunks that fewer than B episodes have, and how many; no batch has these.
+
     Raises:
         ValueError: an episode of a single chunk, which leaves nothing to remember, a chunk of another
             length, or too few episodes of a kind.
@@ -88,6 +92,7 @@ class EpisodeBatches:
                 f"the data has chunks of {sorted(frames)} frames, the world model makes {chunk_frames}; "
                 "collect data for this model, or train a model on this data"
             )
+        self.left_out = {n: len(g) for n, g in self.groups.items() if len(g) < size}
         self.per_epoch = sum(len(g) // size for g in self.groups.values())
         if not self.per_epoch:
             largest = max(len(g) for g in self.groups.values())
@@ -112,8 +117,25 @@ class EpisodeBatches:
 
 
 @dataclass(frozen=True)
+class Sample:
+    """One chunk that the outer loop trains on.
+
+    Attributes:
+        past: ``(f_p, C, h, w)``, as the inner loop saw it.
+        new: ``(f_g, C, h, w)``, the truth.
+        caption: what the chunk was asked for.
+        state: the memory of this one episode before it remembers the chunk.
+    """
+
+    past: Tensor
+    new: Tensor
+    caption: str
+    state: Any
+
+
+@dataclass(frozen=True)
 class Experience:
-    """D_s of B episodes: per chunk i, what the outer loop trains on, and the memory before its update.
+    """What an inner loop collects of B episodes: per chunk i, what to train on, and the memory before its update.
 
     Attributes:
         pasts: per chunk ``(B, f_p, C, h, w)``, as the inner loop saw it.
@@ -129,6 +151,12 @@ class Experience:
 
     def __len__(self) -> int:
         return len(self.states)
+
+    def sample(self, memory: AnyMemory, episode: int, chunk: int) -> Sample:
+        """Chunk ``chunk`` of the ``episode``-th of the B episodes."""
+        state = memory.select(self.states[chunk], [episode])
+        caption = self.captions[chunk][episode]
+        return Sample(self.pasts[chunk][episode], self.news[chunk][episode], caption, state)
 
 
 def inner_loop(
@@ -191,17 +219,17 @@ class ChunkChooser:
         return self.focus is not None and self.focus.search(caption) is not None
 
     def __call__(self, captions: Sequence[Sequence[str]], rng: torch.Generator) -> list[int]:
-        """One chunk index an episode, from captions per chunk and episode; all 0, or none is."""
-        count = len(captions[0])
+        """One chunk index an episode, from each episode's captions; all 0, or none is."""
+        count = len(captions)
         first = bool(torch.rand((), generator=rng) < self.first_share)
         focused = torch.rand(count, generator=rng) < self.focus_share
         where = torch.rand(count, generator=rng)
         if first:
             return [0] * count
         chosen = []
-        for b in range(count):
-            later = list(range(1, len(captions)))
-            wanted = [k for k in later if self.in_focus(captions[k][b])]
+        for b, told in enumerate(captions):
+            later = list(range(1, len(told)))
+            wanted = [k for k in later if self.in_focus(told[k])]
             others = [k for k in later if k not in wanted]
             pool = (wanted if focused[b] else others) or later
             chosen.append(pool[int(where[b] * len(pool))])
@@ -214,8 +242,10 @@ class SlowFastLoss:
     Args:
         model: its UNet is the one in training.
         objective: Eq. 2 through the wrapped network.
-        part: which of the B episodes this process takes.
-        outer_steps: gradient steps on each D_s.
+        part: which of the B episodes of an iteration, and of the B samples of a step, this process takes.
+        outer_steps: gradient steps after each inner loop.
+        pool: inner loops whose episodes are D_s. Each sample of a step comes from one of them, drawn by itself,
+            always at the same place among the B, so that a process needs no other's episodes.
     """
 
     def __init__(
@@ -229,70 +259,97 @@ class SlowFastLoss:
         outer_steps: int,
         seed: int,
         part: slice,
+        pool: int = 1,
     ):
         self.model, self.objective, self.data, self.batches = model, objective, data, batches
         self.chooser, self.inner, self.outer_steps = chooser, inner, outer_steps
-        self.seed, self.part = seed, part
-        self._current: tuple[int, Experience] | None = None
+        self.seed, self.part, self.pool = seed, part, pool
+        self._collected: dict[int, Experience] = {}
 
-    def experience(self, iteration: int) -> Experience:
-        """D_s of this process's episodes."""
-        if self._current is None or self._current[0] != iteration:
-            episodes = self.batches[iteration][self.part]
-            made = inner_loop(self.model, self.data, episodes, self.inner, self.seed, iteration)
-            self._current = iteration, made
-        return self._current[1]
+    def collected(self, iteration: int) -> dict[int, Experience]:
+        """D_s at an iteration, by the inner loop that it comes from: this process's episodes. What is missing,
+        as after a restart, is walked again."""
+        kept = range(max(0, iteration - self.pool + 1), iteration + 1)
+        self._collected = {i: e for i, e in self._collected.items() if i in kept}
+        for i in kept:
+            if i not in self._collected:
+                episodes = self.batches[i][self.part]
+                self._collected[i] = inner_loop(self.model, self.data, episodes, self.inner, self.seed, i)
+        return self._collected
+
+    def draw(self, step: int) -> tuple[list[int], list[int], list[int], torch.Generator]:
+        """What the B samples of a step are: the inner loop, the episode and the chunk of each, whichever process
+        trains on it; and the generator for what else is drawn."""
+        iteration = step // self.outer_steps
+        rng = generator(self.seed, step, OUTER)
+        oldest = max(0, iteration - self.pool + 1)
+        loops = torch.randint(oldest, iteration + 1, (self.batches.size,), generator=rng).tolist()
+        episodes = [self.batches[i][place] for place, i in enumerate(loops)]
+        captions = [[s.caption for s in self.data.segments[e]] for e in episodes]
+        return loops, episodes, self.chooser(captions, rng), rng
 
     def __call__(self, step: int) -> tuple[Tensor, dict[str, float]]:
         """The loss of step ``step`` on this process's part of the batch."""
         iteration = step // self.outer_steps
-        experience = self.experience(iteration)
-        rng = generator(self.seed, step, OUTER)
-        episodes = self.batches[iteration]
-        captions = [[self.data.segments[e][k].caption for e in episodes] for k in range(len(experience))]
-        chosen = self.chooser(captions, rng)
-        past = experience.pasts[chosen[0]].shape[1]
-        shape = (len(episodes), past + experience.news[0].shape[1], *experience.news[0].shape[2:])
-        draws = self.objective.draw(shape, rng).part(self.part)
-        mine = chosen[self.part]
-        losses, figures = chunk_losses(self.model, self.objective, experience, mine, draws)
+        collected = self.collected(iteration)
+        loops, episodes, chunks, rng = self.draw(step)
+        samples = [
+            collected[i].sample(self.model.memory, place, k)
+            for place, (i, k) in enumerate(zip(loops[self.part], chunks[self.part], strict=True))
+        ]
+        new = samples[0].new
+        past = min(1 + max(chunks) * len(new), self.model.past_frames)  # of the longest
+        draws = self.objective.draw((len(loops), past + len(new), *new.shape[1:]), rng).part(self.part)
+        losses, figures = chunk_losses(self.model, self.objective, samples, draws)
         if not torch.isfinite(losses).all():
             bad = [episodes[self.part][i] for i in (~torch.isfinite(losses)).nonzero().flatten().tolist()]
             raise TrainingError(
-                f"the loss is not finite at step {step} (iteration {iteration}, episodes {bad}); the last "
-                "checkpoint is intact. Lower outer.learning_rate or memory.learning_rate"
+                f"the loss is not finite at step {step} (iteration {iteration}, episodes {bad}); the last checkpoint, "
+                "if there is one, is intact. Lower outer.learning_rate or memory.learning_rate"
             )
-        focused = [self.chooser.in_focus(experience.captions[k][b]) for b, k in enumerate(mine)]
+        focused = [self.chooser.in_focus(s.caption) for s in samples]
         if any(focused) and not draws.sequence:
             figures["loss/focus"] = float(losses.detach()[torch.tensor(focused)].mean())
-        return losses.mean(), figures
+        return losses.mean() + untouched(self.model.memory.module), figures
+
+
+def untouched(module: nn.Module | None) -> Tensor | float:
+    """Zero, with a gradient of zero for each of the module's weights: a step that has no use for a memory's own module,
+    as one on first chunks, would otherwise leave processes waiting for its gradients."""
+    return 0.0 if module is None else 0.0 * sum((p.sum() for p in module.parameters()), torch.zeros(()))
 
 
 def chunk_losses(
     model: WorldModel,
     objective: Objective,
-    experience: Experience,
-    chosen: Sequence[int],
+    samples: Sequence[Sample],
     draws: Draws,
     states: Any | None = None,
 ) -> tuple[Tensor, dict[str, float]]:
-    """Losses ``(B,)`` of chunk ``chosen[b]`` of each episode b at Φ + Θ_i, Θ_i frozen.
+    """Losses ``(B,)`` of B chunks at Φ + Θ_i, Θ_i frozen; those with equally many past frames in one pass.
 
     Args:
-        states: a memory state of B episodes to use instead of the episodes' own.
+        draws: of B samples, with noise for as many frames as the longest has.
+        states: a memory state of B episodes to use instead of the samples' own.
     """
     memory = model.memory
     if states is None:
-        states = memory.concat([memory.select(experience.states[k], [b]) for b, k in enumerate(chosen)])
-    clean = torch.stack(
-        [torch.cat([experience.pasts[k][b], experience.news[k][b]]) for b, k in enumerate(chosen)]
-    )
-    captions = [experience.captions[k][b] for b, k in enumerate(chosen)]
-    past_frames = experience.pasts[chosen[0]].shape[1]
-    with applied(model, memory.weights(states)):
-        return objective.losses(
-            clean, past_frames, captions, draws, memory.past(states), memory.tokens(states)
-        )
+        states = memory.concat([s.state for s in samples])
+    losses, figures = [], {}
+    pasts = [len(s.past) for s in samples]
+    groups = [[i for i, n in enumerate(pasts) if n == past] for past in sorted(set(pasts))]
+    for group in groups:
+        clean = torch.stack([torch.cat([samples[i].past, samples[i].new]) for i in group])
+        captions, past = [samples[i].caption for i in group], pasts[group[0]]
+        state, drawn = memory.select(states, group), draws.part(group, clean.shape[1])
+        with applied(model, memory.weights(state)):
+            loss, told = objective.losses(
+                clean, past, captions, drawn, memory.past(state), memory.tokens(state)
+            )
+        losses.append(loss)
+        figures |= told
+    order = torch.tensor([i for group in groups for i in group]).argsort()
+    return torch.cat(losses)[order], figures
 
 
 @torch.no_grad()
@@ -302,16 +359,14 @@ def memory_use(
     """Does Φ read the memory? Losses ``(B,)`` of one chunk an episode with the episode's own memory,
     with the next episode's, and with an empty one (which the oracle has not); the same noise each time."""
     memory, count = model.memory, len(chunks)
-    shape = (count, experience.pasts[chunks[0]].shape[1] + experience.news[0].shape[1])
-    noise = torch.randn((*shape, *experience.news[0].shape[2:]), generator=generator(seed, 0, OUTER))
+    samples = [experience.sample(memory, b, k) for b, k in enumerate(chunks)]
+    new, past = samples[0].new, max(len(s.past) for s in samples)
+    noise = torch.randn((count, past + len(new), *new.shape[1:]), generator=generator(seed, 0, OUTER))
     total = model.diffusion.num_train_timesteps
     spread = torch.linspace(total / 2, total - 1, count).long()
     true = torch.ones(count, dtype=torch.bool)
     draws = Draws(spread, noise, true, true, sequence=False)
-    own = memory.concat([memory.select(experience.states[k], [b]) for b, k in enumerate(chunks)])
+    own = memory.concat([s.state for s in samples])
     other = memory.select(own, [*range(1, count), 0])
     states = {"own": own, "other": other} | ({} if model.foresees else {"empty": memory.reset(count)})
-    return {
-        name: chunk_losses(model, objective, experience, chunks, draws, state)[0]
-        for name, state in states.items()
-    }
+    return {name: chunk_losses(model, objective, samples, draws, state)[0] for name, state in states.items()}

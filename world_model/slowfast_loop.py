@@ -21,7 +21,6 @@ from accelerate.utils import broadcast_object_list
 from omegaconf import DictConfig
 from torch import Tensor
 
-from tasks import Task
 from tasks.commands import OptionError, RunDir, integer, main, task_words
 from tasks.files import read_json, write_json
 from tasks.provenance import record_origin
@@ -30,7 +29,7 @@ from world_model.chunks import LatentEpisodes
 from world_model.data.footage import inlined
 from world_model.device import device_name, pick_device, pick_precision
 from world_model.diffusion import Diffusion
-from world_model.model import WorldModel
+from world_model.model import WorldModel, fingerprint
 from world_model.objective import Objective
 from world_model.pretrain import next_chunk_metrics, opened
 from world_model.slowfast import (
@@ -125,6 +124,10 @@ def train_loop(
     chunk_frames = model.settings.chunk_frames
     lengths = None if cfg.chunks is None else list(cfg.chunks)
     batches = EpisodeBatches(data, cfg.batch_size, chunk_frames, cfg.seed, lengths)
+    for chunks, count in batches.left_out.items():
+        accelerator.print(
+            f"left out: {count} episodes of {chunks} chunks, fewer than batch_size={cfg.batch_size}"
+        )
     probe = Probe(held_out, chooser, cfg.probe_episodes, cfg.seed, accelerator, lengths)
     slow = SlowWeights(model.unet.requires_grad_(True), model.memory.module).train()
     steps = cfg.iterations * cfg.outer.steps
@@ -145,6 +148,7 @@ def train_loop(
         cfg.outer.steps,
         cfg.seed,
         share_of(cfg.batch_size, accelerator),
+        cfg.pool,
     )
     every = cfg.every * cfg.outer.steps
     quiet = Objective(model.diffusion, model.text, cfg.outer)
@@ -165,16 +169,21 @@ def train_loop(
     slow.eval().requires_grad_(False)
 
 
-def slowfast_loop(cfg: DictConfig, run_dir: RunDir, accelerator: Accelerator) -> Path:
-    """Run, or go on with, the loop in ``run_dir``; returns the folder of the finished model."""
+def opened_run(cfg: DictConfig, base: Path) -> RunDir:
+    """The run's directory; with other weights at the same place it is another run."""
+    versions = {"world_model": fingerprint(base)}
+    return RunDir.open("slowfast_loop", cfg, ignore=("device",), versions=versions)
+
+
+def slowfast_loop(cfg: DictConfig, base: Path, run_dir: RunDir, accelerator: Accelerator) -> Path:
+    """Run, or go on with, the loop from the model in ``base`` in ``run_dir``; returns the finished one's folder."""
     footage = opened(cfg, accelerator)
-    task: Task = hydra.utils.instantiate(cfg.task)
-    with accelerator.main_process_first():  # where it is on the Hub, one process fetches it
-        base = weights_folder(cfg.weights, task.name, "world_model")
     memory = hydra.utils.instantiate(cfg.memory)
     model = WorldModel.from_pretrained(base, memory, accelerator.device, untrained_memory=True)
-    if cfg.writer == "base" and memory.spec:
+    if memory.spec and cfg.writer == "base":
         model.keep_writing()
+    elif memory.spec:
+        model.write_with_core()
     training, held = held_out_split(footage)
     with accelerator.main_process_first():
         data = LatentEpisodes(footage, model.autoencoder, training, run_dir / "latents.safetensors")
@@ -199,13 +208,18 @@ def slowfast_loop(cfg: DictConfig, run_dir: RunDir, accelerator: Accelerator) ->
 
 def check_options(cfg: DictConfig) -> None:
     """OptionError for a value outside its range."""
-    for key in ("iterations", "every", "batch_size", "outer.steps", "held_out_chunks"):
+    for key in ("iterations", "every", "batch_size", "pool", "outer.steps", "held_out_chunks"):
         integer(cfg, key, 1)
     integer(cfg, "probe_episodes", 0)
     if cfg.inner not in ("ground_truth", "generated", "mixed"):
         raise OptionError(f"inner={cfg.inner}: expected ground_truth, generated or mixed")
     if cfg.writer not in ("base", "self"):
         raise OptionError(f"writer={cfg.writer}: expected base or self")
+    if cfg.pool > 1 and (cfg.inner, cfg.writer) != ("ground_truth", "base"):
+        raise OptionError(
+            f"pool={cfg.pool}, inner={cfg.inner}, writer={cfg.writer}: earlier inner loops stay what they were only "
+            "with inner=ground_truth and writer=base; expected pool=1 without"
+        )
 
 
 def run(cfg: DictConfig) -> None:
@@ -215,7 +229,9 @@ def run(cfg: DictConfig) -> None:
     check_options(cfg)
     share_of(cfg.batch_size, accelerator)
     cfg.data = inlined(cfg.data)
-    shared = [RunDir.open("slowfast_loop", cfg, ignore=("device",)) if accelerator.is_main_process else None]
+    with accelerator.main_process_first():  # where it is on the Hub, one process fetches it
+        base = weights_folder(cfg.weights, cfg.task.name, "world_model")
+    shared = [opened_run(cfg, base) if accelerator.is_main_process else None]
     run_dir = cast(RunDir, broadcast_object_list(shared)[0])
     folder = run_dir / "model"
     if (folder / "metrics.json").is_file():
@@ -224,7 +240,7 @@ def run(cfg: DictConfig) -> None:
         if accelerator.is_main_process:
             name, count = device_name(accelerator.device), accelerator.num_processes
             record_origin(run_dir.path, "world_model.slowfast_loop", name, count)
-        folder = slowfast_loop(cfg, run_dir, accelerator)
+        folder = slowfast_loop(cfg, base, run_dir, accelerator)
     accelerator.print(json.dumps(read_json(folder / "metrics.json")))
     memory = hydra.utils.instantiate(cfg.memory).name
     accelerator.print(

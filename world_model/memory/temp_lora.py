@@ -151,7 +151,8 @@ class TempLora:
     def reset(self, batch: int) -> TempLoraState:
         """Θ = Θ₀ for every episode; B is zero, so the model gives exactly Φ's output."""
         frames = (NOTHING,) * batch if self._looks_back else ()
-        return TempLoraState(self.theta0.select([0] * batch).clone(), None, (0,) * batch, frames=frames)
+        weights = self.theta0.map(lambda x: x.expand(batch, -1, -1))
+        return TempLoraState(weights, None, (0,) * batch, frames=frames)
 
     @property
     def _looks_back(self) -> bool:
@@ -207,7 +208,7 @@ class TempLora:
         with torch.inference_mode(False), torch.enable_grad(), self.injector.frozen_base():
             past, new, tokens = (x.detach().clone() for x in (past, new, tokens))
             frames = tuple(extended(*x) for x in zip(state.frames, past, new, strict=bool(state.frames)))
-            theta = state.weights.clone().map(lambda x: x.requires_grad_(True))
+            theta = self._learnable(state.weights)
             optimizer = self._optimizer(theta, state)
             learned = optimizer.param_groups[0]["params"]
             with self.injector.applied(theta):
@@ -218,9 +219,19 @@ class TempLora:
                         x.grad = gradient
                     optimizer.step()
             moments = self._moments(theta, optimizer) if self.optimizer_state == "keep" else None
-            weights = theta.clone()
+            weights = theta.map(Tensor.detach)
         effect = (*state.effect, self.effect(weights, denoiser, new)) if self.measure_effect else state.effect
         return TempLoraState(weights, moments, tuple(u + 1 for u in state.updates), effect, frames)
+
+    def _learnable(self, weights: LoraWeights) -> LoraWeights:
+        """A copy to learn on. An A that no step changes is shared: snapshots of many episodes hold it once."""
+        if self.optimizer != "normalized":
+            return weights.clone().map(lambda x: x.requires_grad_(True))
+        pairs = {
+            name: (a.clone() if a.is_inference() else a.detach(), b.detach().clone().requires_grad_(True))
+            for name, (a, b) in weights.factors.items()
+        }
+        return LoraWeights(pairs)
 
     def _loss(
         self,
