@@ -3,7 +3,7 @@
     python -m benchmarks.fast_learning --weights weights/cube_return --json benchmarks/results/fast_learning.json
 
 One chunk is imagined, decoded and remembered with and without Temp-LoRA by turns in one process. Peak
-memory is CUDA's allocator's, or on a CPU the process's resident set above what it held before.
+memory is CUDA's allocator's, or on a CPU the process's resident set.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from tasks.files import write_json
 from tasks.provenance import command_line, commit, processor
@@ -30,33 +31,26 @@ from world_model.peak_memory import PeakMemory
 from world_model.training import generator
 
 
-def one_chunk(model: WorldModel, memory: AnyMemory, past: torch.Tensor, caption: str) -> Callable[[], None]:
-    """A function that imagines, decodes and remembers one chunk after ``(1, f_p, C, h, w)``."""
-
-    def run() -> None:
-        model.use_memory(memory, None)
-        start = Rollout((0,), 1, past, np.empty((1, 0, 0, 3), np.uint8), memory.reset(1))
-        rollout, chunk = model.imagine(start, [caption])
-        model.remember(rollout, chunk)
-
-    return run
+def one_chunk(model: WorldModel, past: torch.Tensor, caption: str) -> None:
+    """Imagine, decode and remember one chunk after ``(1, f_p, C, h, w)``."""
+    start = Rollout((0,), 1, past, np.empty((1, 0, 0, 3), np.uint8), model.memory.reset(1))
+    rollout, chunk = model.imagine(start, [caption])
+    model.remember(rollout, chunk)
 
 
 def compare_chunks(model: WorldModel, memory: TempLora, rounds: int, side: int = 64) -> dict[str, Any]:
     """Table 3 on frames of ``side`` px: medians over ``rounds``, the two ways by turns, a warm-up first."""
     shape = (1, model.past_frames, model.autoencoder.channels, *latent_side(model, side))
     past = torch.randn(shape, generator=generator(0, 0)).to(model.device, model.unet.dtype)
-    ways = {
-        "without": one_chunk(model, NoMemory(), past, "pick up the red cube"),
-        "with": one_chunk(model, memory, past, "pick up the red cube"),
-    }
+    ways: dict[str, AnyMemory] = {"without": cast(AnyMemory, NoMemory()), "with": memory}
     seconds: dict[str, list[float]] = {k: [] for k in ways}
     peaks: dict[str, list[float]] = {k: [] for k in ways}
     for index in range(rounds + 1):
-        for name, run in ways.items():
+        for name, way in ways.items():
+            model.use_memory(way)
             with PeakMemory(model.device) as peak:
                 begin = time.perf_counter()
-                run()
+                one_chunk(model, past, "pick up the red cube")
                 if model.device.type == "cuda":
                     torch.cuda.synchronize(model.device)
                 passed = time.perf_counter() - begin
@@ -82,7 +76,7 @@ def latent_side(model: WorldModel, side: int = 64) -> tuple[int, int]:
 
 def compare_batching(model: WorldModel, memory: TempLora, batch: int, rounds: int) -> dict[str, Any]:
     """The inner loop of ``batch`` episodes at once against one after the other, by turns."""
-    model.use_memory(memory, None)
+    model.use_memory(memory)
     channels, side = model.autoencoder.channels, latent_side(model)
     rng = generator(0, 1)
     past = torch.randn((batch, model.past_frames, channels, *side), generator=rng).to(model.device)
@@ -114,7 +108,25 @@ def compare_batching(model: WorldModel, memory: TempLora, batch: int, rounds: in
         "rate_ratio": round(median["sequential"] / median["batched"], 3),
         "theta_relative_difference": worst,
         "rounds": rounds,
+        "limits": {
+            str(n): slowest_operators(lambda n=n: learn(list(range(n))), model.device) for n in (1, batch)
+        },
     }
+
+
+def slowest_operators(work: Callable[[], Any], device: torch.device, count: int = 6) -> dict[str, float]:
+    """The operators that ``work`` spends most time in, with their shares of it."""
+    cuda = device.type == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
+    with profile(activities=activities) as trace:
+        work()
+    spent = {
+        event.key: float(event.self_device_time_total if cuda else event.self_cpu_time_total)
+        for event in trace.key_averages()
+    }
+    total = sum(spent.values())
+    slowest = sorted(spent, key=spent.__getitem__, reverse=True)[:count]
+    return {name: round(spent[name] / total, 4) for name in slowest}
 
 
 def measure(weights: str, rounds: int, batch: int, threads: int, device: str) -> dict[str, Any]:

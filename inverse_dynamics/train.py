@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from inverse_dynamics.model import CheckpointError, InverseDynamics, InverseDynamicsConfig, to_unit
 from tasks import Episode
-from tasks.commands import CommandError, OptionError, RunDir, integer, main, task_words
+from tasks.commands import ROOT, CommandError, OptionError, RunDir, integer, main, number, task_words
 from tasks.dataset import join_episodes
 from tasks.files import atomic_path, read_json, write_json, write_text
 from tasks.provenance import record_origin
@@ -111,9 +111,11 @@ def corrupt(frames: Tensor, corruption: Corruption, cache: Path | None) -> Tenso
 
     Raises:
         ValueError: the corruption changes shape or dtype.
-        CheckpointError: the cache is damaged, or of other frames.
+        CheckpointError: the cache is damaged, of other frames, or of another corruption where it tells which it is.
     """
     made_of = hashlib.sha256(frames.numpy().tobytes()).hexdigest()
+    if tell := getattr(corruption, "fingerprint", None):
+        made_of += f" {tell()}"
     if cache is not None and cache.is_file():
         try:
             with safe_open(cache, "pt") as file:
@@ -121,7 +123,9 @@ def corrupt(frames: Tensor, corruption: Corruption, cache: Path | None) -> Tenso
         except SafetensorError as error:
             raise CheckpointError(f"{cache} can't be read ({error}); delete it") from None
         if not same:
-            raise CheckpointError(f"{cache} is made of other frames than the data's; delete it")
+            raise CheckpointError(
+                f"{cache} is made of other frames than the data's, or by another corruption; delete it"
+            )
         return stored
     parts = np.array_split(frames.numpy(), math.ceil(len(frames) / 500))
     done = [corruption(p) for p in tqdm(parts, desc="corrupted frames", unit="part")]
@@ -359,11 +363,29 @@ def check_options(cfg: DictConfig) -> torch.device:
     for key in ("seed", "corrupted_episodes"):
         integer(cfg, key, 0)
     for key, top in (("learning_rate", math.inf), ("ema", 1.0), ("corrupted_share", 1.0)):
-        if isinstance(cfg[key], bool) or not isinstance(cfg[key], (int, float)) or not 0 <= cfg[key] <= top:
-            raise OptionError(f"{key}={cfg[key]}: expected a number, at least 0 and at most {top}")
+        number(cfg, key, maximum=top)
     if cfg.precision not in ("fp32", "bf16", "fp16"):
         raise OptionError(f"precision={cfg.precision}: expected fp32, bf16 or fp16")
     return pick_device(cfg.device)
+
+
+def make_corruption(cfg: DictConfig) -> Corruption | None:
+    """The corruption that the options name; a shipped autoencoder is found wherever the command is started.
+
+    Raises:
+        CommandError: the task has none.
+    """
+    if not cfg.corruption:
+        return None
+    shipped, options = f"weights/{cfg.task.name}/world_model/vae", {}
+    if cfg.corruption.get("folder") == shipped:
+        if not (ROOT / shipped).is_dir():
+            raise CommandError(
+                f"corruption.folder={shipped}: none is shipped for task={cfg.task.name}; give an autoencoder's folder, "
+                "or corruption=null to train on true frames alone"
+            )
+        options = {"folder": str(ROOT / shipped)}
+    return hydra.utils.instantiate(cfg.corruption, **options)
 
 
 def run(cfg: DictConfig) -> None:
@@ -375,7 +397,7 @@ def run(cfg: DictConfig) -> None:
         held_count = max(1, round(HELD_OUT * len(dataset)))
         if held_count >= len(dataset):
             raise CommandError(f"{cfg.data} holds {len(dataset)} episodes; collect at least 2")
-        corruption = hydra.utils.instantiate(cfg.corruption) if cfg.corruption else None
+        corruption = make_corruption(cfg)
         cut = len(dataset) - held_count
         training = Pairs(
             dataset, range(cut), corruption, cfg.corrupted_episodes, run_dir / "corrupted.safetensors"

@@ -31,8 +31,17 @@ Medians over {next(iter(result["one_chunk"].values()))["rounds"]} rounds, with a
 
 {inner["batch"]} episodes' inner loops at once take {inner["seconds"]["batched"]:.2f} s, one after the other
 {inner["seconds"]["sequential"]:.2f} s: {inner["rate_ratio"]:.2f} times the rate; Θ differs by
-{inner["theta_relative_difference"]:.1e} of its norm.
+{inner["theta_relative_difference"]:.1e} of its norm.{limits_text(inner)}
 """
+
+
+def limits_text(inner: dict[str, Any]) -> str:
+    """Where the inner loop's time goes."""
+    told = [
+        f"{episodes} at once: " + ", ".join(f"`{name}` {share:.0%}" for name, share in shares.items())
+        for episodes, shares in inner.get("limits", {}).items()
+    ]
+    return f" Where its time goes, by operator: {'; '.join(told)}." if told else ""
 
 
 def one_episode_section(result: dict[str, Any]) -> str:

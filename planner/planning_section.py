@@ -16,6 +16,11 @@ MEASURED = (  # of results older than the key
 )
 
 
+def plot_of(task: str) -> str:
+    """Where a task's plot lies, seen from the page."""
+    return f"media/planning_{task}.png"
+
+
 def section(result: dict[str, Any]) -> str:
     p = result["provenance"]
     parts = "; ".join(f"{k}: {v}" for k, v in p["parts"].items() if k not in ("memory", "weights"))
@@ -29,6 +34,8 @@ Effect of Θ: how much it changes the predicted noise of the newest chunk, ‖ε
 the first and after the last chunk.
 
 {planning_table(result)}
+
+![Executed and imagined {_figure(result)} of each row with 95% intervals]({plot_of(result["task"])})
 {left_out_line(result)}
 {paired_table(result)}
 {frechet_table(result)}{following_table(result)}
@@ -42,7 +49,8 @@ The instruments, on expert episodes of held-out layouts:
 
 {next_chunk_table(result)}
 
-Seconds per episode and part, episodes in lock-step, model loading left out:
+Seconds per episode and part, episodes in lock-step, model loading left out; the last column is what the model takes
+of them for one chunk, to imagine and to remember it.{effect_line(result)}
 
 {seconds_table(result)}
 """
@@ -123,11 +131,25 @@ def lengths_table(result: dict[str, Any]) -> str:
 def seconds_table(result: dict[str, Any]) -> str:
     rows = {n: r["seconds_per_episode"] for n, r in result["rows"].items() if "seconds_per_episode" in r}
     parts = sorted({p for r in rows.values() for p in r})
-    lines = ["| row | " + " | ".join(parts) + " | all |", "|---" * (len(parts) + 2) + "|"]
+    lines = ["| row | " + " | ".join(parts) + " | all | a chunk |", "|---" * (len(parts) + 3) + "|"]
     for name, seconds in rows.items():
         cells = " | ".join(f"{seconds.get(p, 0.0):.2f}" for p in parts)
-        lines.append(f"| {NAMES[name]} | {cells} | {sum(seconds.values()):.2f} |")
+        lengths = [(int(c), m["executed"]["n"]) for c, m in result["rows"][name].get("by_chunks", {}).items()]
+        chunks = sum(c * n for c, n in lengths) / max(1, sum(n for _, n in lengths))
+        model = sum(seconds.get(p, 0.0) for p in ("imagine", "remember"))
+        chunk = f"{model / chunks:.2f}" if chunks else "–"
+        lines.append(f"| {NAMES[name]} | {cells} | {sum(seconds.values()):.2f} | {chunk} |")
     return "\n".join(lines)
+
+
+def effect_line(result: dict[str, Any]) -> str:
+    """What is in the seconds beside the work itself."""
+    measured = any(row.get("effect") for row in result["rows"].values())
+    return (
+        " Where Θ's effect stands above, remembering includes the two passes that measure it."
+        if measured
+        else ""
+    )
 
 
 def instruments_table(result: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from tasks.commands import CommandError, integer, main, plain
+from tasks.commands import ROOT, CommandError, integer, main, plain
 
 SHARE = ("world_model.pretrain", "world_model.slowfast_loop")  # what several processes do together
 
@@ -71,12 +71,15 @@ def stages_of(cfg: DictConfig) -> list[Stage]:
 
 
 def commands(cfg: DictConfig) -> list[list[str]]:
-    """The command lines of a configuration."""
+    """The command lines of a configuration; started elsewhere than in the repository, the weights' place is
+    written out, for it lies there."""
     folder = Path(cfg.runs) / "trial" if cfg.trial else Path()
     places = {"runs": str(folder) if cfg.trial else cfg.runs, "task": cfg.task.name}
     places |= {
         name: str(folder / Path(cfg[name]).name) if cfg.trial else cfg[name] for name in ("data", "weights")
     }
+    if Path.cwd() != ROOT:
+        places["weights"] = str((Path.cwd() if cfg.trial else ROOT) / places["weights"])
     return [s.command(places, integer(cfg, "processes", 1), cfg.trial) for s in stages_of(cfg)]
 
 

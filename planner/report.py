@@ -245,7 +245,7 @@ def _episode(e: EpisodeReport, stem: Path, task: Task, drawn: str) -> str:
         f"<blockquote>{escape(e.instruction)}</blockquote><p>{escape(' '.join(ends))}</p>"
         f'<div class=media><figure><video src="{clip}" controls loop muted autoplay playsinline '
         f'aria-label="Imagined frames beside executed frames"></video>'
-        "<figcaption>What the model imagined, beside what the robot did.</figcaption></figure>"
+        "<figcaption>What the model imagined, beside what happened in the simulator.</figcaption></figure>"
         f"{_plot(stem, ' '.join(ends), drawn) if e.imagined_track is not None else ''}</div>"
         f"{_strip(e)}{_list('How the instruction was read', e.notes)}"
         f"{_list('Actions that could not be carried out', e.errors)}</section>"

@@ -1,18 +1,21 @@
-"""Generates ``docs/results.md`` from ``benchmarks/results/*.json``; nothing in it is typed by hand.
+"""Generates ``docs/results.md`` and its plots from ``benchmarks/results/*.json``; nothing in it is typed by hand.
 
 python -m planner.results
 """
 
 from __future__ import annotations
 
-import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from planner import benchmark_sections as benchmarks
+from planner.planning_section import plot_of
 from planner.planning_section import section as planning_section
+from planner.table_plot import draw_planning
 from tasks.commands import ROOT
-from tasks.files import write_text
+from tasks.files import read_json, write_text
 from world_model.video_tables.page import section as video_section
 
 BENCHMARKS = {
@@ -27,12 +30,15 @@ BENCHMARKS = {
 
 
 def write_results(results: Path, page: Path) -> Path:
-    """Write the page from the json files in a folder; returns the page."""
+    """Write the page from the json files in a folder, and plots into ``media/`` beside it; returns the page."""
 
     def found(pattern: str) -> list[dict[str, Any]]:
-        return [json.loads(path.read_text()) for path in sorted(results.glob(pattern))]
+        return [read_json(path) for path in sorted(results.glob(pattern))]
 
-    texts = [planning_section(r) for r in found("planning_*.json")]
+    planned = found("planning_*.json")
+    for result in planned:
+        draw_planning(page.parent / plot_of(result["task"]), result)
+    texts = [planning_section(r) for r in planned]
     texts += [video_section(r) for r in found("video_*_table*.json")]
     for pattern, of_benchmark in BENCHMARKS.items():
         texts += [of_benchmark(r) for r in found(pattern)]
@@ -45,5 +51,15 @@ def write_results(results: Path, page: Path) -> Path:
     return page
 
 
+def main(argv: Sequence[str]) -> None:
+    """Write the project's page."""
+    if argv:
+        sys.exit(f"{(__doc__ or '').strip()}\n\nIt takes no options.")
+    try:
+        print(write_results(ROOT / "benchmarks" / "results", ROOT / "docs" / "results.md"))
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+
+
 if __name__ == "__main__":
-    print(write_results(ROOT / "benchmarks" / "results", ROOT / "docs" / "results.md"))
+    main(sys.argv[1:])

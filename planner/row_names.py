@@ -16,6 +16,8 @@ NAMES = {
     "retrieval": "`memory=retrieval`, finetuned with it",
     "temp_lora_no_loop": "Temp-LoRA without the loop",
     "temp_lora_no_loop_observed": "Temp-LoRA without the loop, `condition_on=observed`",
+    "temp_lora_paper_no_loop": "Temp-LoRA by the paper's recipe, without the loop",
+    "temp_lora_paper": "Temp-LoRA by the paper's recipe, its own loop",
     "temp_lora_original": "Temp-LoRA on input → output with text, its own loop",
     "temp_lora_sequence": "Temp-LoRA on the whole sequence, its own loop",
     "full": "**Temp-LoRA + slow-fast loop**",

@@ -36,6 +36,7 @@ from tasks.commands import CommandError, RunDir, integer, main
 from tasks.files import read_json, write_json
 from tasks.process import Stages, peak_megabytes
 from tasks.task import held_out_seeds
+from world_model.memory.shuffled import Shuffled
 from world_model.sampling import sampling_options
 
 
@@ -49,7 +50,8 @@ def run_batches(
 ) -> list[PlanResult]:
     """Run what is not finished yet, in batches; every finished batch is on disk. Memories are loaded and
     saved as :func:`planner.loop.run_episodes` does. A seed whose episode is lost is written down (see
-    :func:`planner.records.left_out`), and the others of its batch begin again without it.
+    :func:`planner.records.left_out`), and the others of its batch begin again without it. Where episodes read each
+    other's memory, a batch that is not finished begins again as a whole.
 
     Raises:
         CommandError: every seed is left out.
@@ -58,7 +60,10 @@ def run_batches(
     with tqdm(total=len(seeds), unit="episode") as bar:
         for at in range(0, len(seeds), cfg.batch_size):
             whole = seeds[at : at + cfg.batch_size]
-            batch = [s for s in whole if s not in lost and not has_result(folder, s)]
+            there = [s for s in whole if s not in lost]
+            batch = [s for s in there if not has_result(folder, s)]
+            if batch and isinstance(parts.model.memory, Shuffled):
+                batch = there
             bar.update(len(whole) - len(batch))
             while batch:
                 try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,23 @@ def contents(folder: Path) -> dict[str, str]:
     return {p.name: digest(p) for p in folder.iterdir()}
 
 
+def keep_whole(part: Path) -> None:
+    """Replace links of a part by what they lead to: the base that they lead into is about to be another."""
+    for link in [f for f in part.iterdir() if f.is_symlink()]:
+        there = link.resolve()
+        link.unlink()
+        shutil.copytree(there, link)
+
+
+def kept_records(target: Path, given: Mapping[str, Path]) -> dict[str, Any]:
+    """What the manifest in ``target`` says of the parts there that are not given anew."""
+    path = target / "manifest.json"
+    stored = read_json(path) if path.is_file() else {}
+    return {
+        k: v for k, v in stored.items() if k not in given and isinstance(v, dict) and (target / k).is_dir()
+    }
+
+
 def stage(part: str, source: Path, staged: Path, cfg: DictConfig) -> dict[str, Any]:
     """Copy a run's finished model to ``staged/part``, in place of an older one; what the manifest says of it."""
     model = weights_folder(str(source / "model"), cfg.task.name, part)
@@ -110,9 +128,14 @@ def stage(part: str, source: Path, staged: Path, cfg: DictConfig) -> dict[str, A
     return record
 
 
+def replaced(target: Path) -> Path:
+    """Where ``target`` lies while another folder takes its place."""
+    return target.with_name(f".{target.name}.old.tmp")
+
+
 def put(staged: Path, target: Path) -> None:
     """Rename a finished folder to ``target``, in place of an older one."""
-    old = target.with_name(f".{target.name}.old.tmp")
+    old = replaced(target)
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
         target.rename(old)
@@ -123,13 +146,21 @@ def put(staged: Path, target: Path) -> None:
 def run(cfg: DictConfig) -> None:
     target = ROOT / cfg.path
     staged = target.with_name(f".{target.name}.tmp")
-    manifest: dict[str, Any] = {"task": cfg.task.name, "commit": commit() or ""}
+    sources = sources_of(cfg)
     shutil.rmtree(staged, ignore_errors=True)
+    if not target.exists() and replaced(target).is_dir():  # killed between two renames
+        replaced(target).rename(target)
+    manifest = {"task": cfg.task.name, "commit": commit() or "", **kept_records(target, sources)}
     try:
         if target.is_dir():
             shutil.copytree(target, staged, symlinks=True)
-        for part, source in sources_of(cfg).items():
-            manifest[part] = stage(part, source, staged, cfg)
+        kept = [p for p in staged.glob("world_model-*") if p.name not in sources]
+        for part in kept:
+            keep_whole(part)
+        for name, source in sources.items():
+            manifest[name] = stage(name, source, staged, cfg)
+        for part in kept:
+            link_what_is_shared(part, staged / "world_model")
         files = sorted(p for p in staged.rglob("*") if p.is_file() and p.name != "manifest.json")
         size = sum(p.stat().st_size for p in files) / 1e6
         if size > LIMIT_MB:

@@ -53,6 +53,8 @@ MODEL_ROWS = {
     "retrieval": ModelRow("retrieval", "retrieval"),
     "temp_lora_no_loop": ModelRow("temp_lora"),
     "temp_lora_no_loop_observed": ModelRow("temp_lora", None, "observed"),
+    "temp_lora_paper_no_loop": ModelRow("temp_lora_paper"),
+    "temp_lora_paper": ModelRow("temp_lora_paper", "temp_lora_paper"),
     "temp_lora_original": ModelRow("temp_lora_original", "temp_lora_original"),
     "temp_lora_sequence": ModelRow("temp_lora_sequence", "temp_lora_sequence"),
     "full": ModelRow("temp_lora", "temp_lora"),

@@ -7,6 +7,7 @@ and in the groups beside it (``task=``, ``env=``, ``model=``, ``memory=``, ``dec
 from __future__ import annotations
 
 import inspect
+import math
 import os
 import re
 import sys
@@ -181,6 +182,15 @@ def integer(cfg: DictConfig, key: str, minimum: int) -> int:
     return value
 
 
+def number(cfg: DictConfig, key: str, minimum: float = 0.0, maximum: float = math.inf) -> float:
+    """An option that must be a number from ``minimum`` to ``maximum``; OptionError otherwise."""
+    value = OmegaConf.select(cfg, key)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not minimum <= value <= maximum:
+        most = "" if maximum == math.inf else f" and at most {maximum:g}"
+        raise OptionError(f"{key}={value}: expected a number, at least {minimum:g}{most}")
+    return float(value)
+
+
 def plain(cfg: DictConfig) -> dict[str, Any]:
     """The configuration as plain dicts, lists and numbers."""
     out = OmegaConf.to_container(cfg, resolve=True)
@@ -200,13 +210,16 @@ def main(
     come from. Anything else is a bug and keeps its traceback.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    goes_on = "the same command goes on from here"
+    if any(o.partition("=")[0].lstrip("+") == "fresh" for o in argv):
+        goes_on = "run_dir=… as printed above, without fresh=true, goes on from here"
     try:
         if {"-h", "--help"} & set(argv):
             print(_usage(command, function))
         else:
             function(compose(command, argv))
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
+        print(f"interrupted; {goes_on}", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:  # the reader of our output left, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -321,6 +334,7 @@ class RunDir:
             base, number = path, 2
             while path.exists():
                 path, number = base.with_name(f"{base.name}-{number}"), number + 1
+            print(f"run_dir={path}", flush=True)
         resumed = _check_owner(path, config)
         if not resumed:
             write_text(path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))

@@ -449,7 +449,9 @@ def _read_info(path: Path) -> dict[str, Any]:
             raise DatasetError(
                 f"the dataset {path} is not finished; run its command, such as `python -m envs.collect`, again to go on"
             )
-        raise DatasetError(f"no dataset at {path}; make one with `python -m envs.collect path={path}`")
+        raise DatasetError(
+            f"no dataset at {path}; make one with `python -m envs.collect task=TASK path={path}`"
+        )
     info = _read_json(path / "meta/info.json")
     if info.get("codebase_version") != VERSION:
         raise DatasetError(f"{path} is a LeRobotDataset {info.get('codebase_version')}; expected {VERSION}")

@@ -34,10 +34,20 @@ def weights_folder(given: str | None, task: str, part: str, memory: str | None =
         (above / name for name in names if (above / name).is_dir()), above if given else above / part
     )
     if not folder.is_dir():
-        lost = "is a file; give its folder" if folder.is_file() else "is missing"
-        what = lost if given else f"is not shipped for task={task}; train it, then give its folder"
+        if given:
+            what = "is a file; give its folder" if folder.is_file() else "is missing"
+        else:
+            what = f"is not shipped for task={task}; {_way_to(part, task)}"
         raise CommandError(f"{part} weights: {folder} {what}")
     return folder
+
+
+def _way_to(part: str, task: str) -> str:
+    """How a user comes by weights that are not shipped."""
+    give = f"give {'weights' if part == 'world_model' else part}=FOLDER"
+    if not (ROOT / "configs" / "recipe" / f"{task}.yaml").is_file():
+        return f"train them, then {give}"
+    return f"`python -m planner.recipe task={task}` makes them, as `make weights TASK={task}` does; or {give}"
 
 
 def finetuned_folder(

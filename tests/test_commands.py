@@ -233,6 +233,26 @@ def test_fresh_starts_beside(tmp_path, monkeypatch):
     assert names == [names[0], names[0] + "-2", names[0] + "-3"]
 
 
+def test_ctrl_c_says_what_goes_on(tmp_path, monkeypatch, capsys):
+    """With fresh=true the same command would begin another run."""
+    monkeypatch.chdir(tmp_path)
+
+    def interrupted(cfg) -> None:
+        RunDir.open("ship", cfg)
+        raise KeyboardInterrupt
+
+    for given, says in (
+        ([], "the same command"),
+        (["+fresh=true"], "run_dir=… as printed above, without fresh=true,"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            main("ship", interrupted, given)
+        assert end.value.code == 130
+        out, err = capsys.readouterr()
+        assert err == f"interrupted; {says} goes on from here\n"
+        assert bool(given) == (out.startswith("run_dir=runs/ship/cube_return-") and out.endswith("-2\n"))
+
+
 def test_a_directory_of_another_config_is_left_alone(tmp_path):
     run = RunDir.open("train", options(run_dir=str(tmp_path / "a")))
     before = (run / "config.yaml").read_bytes()
@@ -265,7 +285,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 # --- shipped weights ---------------------------------------------------------------------------
 
 
-def test_weights_are_those_of_the_memory_where_there_are_any(tmp_path):
+def test_weights_are_those_of_the_memory_where_there_are_any(tmp_path, monkeypatch):
     for name in ("world_model", "world_model-temp_lora"):
         (tmp_path / name).mkdir()
     taken = {
@@ -276,8 +296,16 @@ def test_weights_are_those_of_the_memory_where_there_are_any(tmp_path):
     assert list(taken.values()) == ["world_model", "world_model", "world_model", finetuned, finetuned]
     with pytest.raises(CommandError, match="no_such is missing"):
         weights_folder(str(tmp_path / "no_such"), "cube_return", "world_model")
-    with pytest.raises(CommandError, match="not shipped for task=chess; train it"):
+    with pytest.raises(
+        CommandError, match=r"not shipped for task=chess; train them, then give weights=FOLDER$"
+    ):
         weights_folder(None, "chess", "world_model")
+    monkeypatch.setattr("tasks.shipped.ROOT", tmp_path)
+    (tmp_path / "configs/recipe").mkdir(parents=True)
+    (tmp_path / "configs/recipe/chess.yaml").touch()
+    way = r"`python -m planner.recipe task=chess` makes them, .*; or give inverse_dynamics=FOLDER$"
+    with pytest.raises(CommandError, match=way):
+        weights_folder(None, "chess", "inverse_dynamics")
 
 
 def test_what_weights_were_trained_otherwise_with_is_told(tmp_path):

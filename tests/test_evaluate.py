@@ -200,6 +200,8 @@ def test_the_page_shows_each_row_and_the_effect_of_theta(tmp_path):
     }  # fmt: skip
     (tmp_path / "planning_cube_return.json").write_text(json.dumps(result))
     page = write_results(tmp_path, tmp_path / "page.md").read_text()
+    assert "](media/planning_cube_return.png)" in page
+    assert (tmp_path / "media/planning_cube_return.png").read_bytes().startswith(b"\x89PNG")
     assert page.index("do nothing") < page.index("slow-fast loop**")
     assert "do nothing (computed) | +0.100 [+0.100, +0.100] | 2.00 [2.00, 2.00] | 2 |" in page
     assert "Weights: w (1): full." in page
@@ -241,9 +243,12 @@ def test_fast_learning_benchmark_measures_both_ways(text, tmp_path):
     table = figures["one_chunk"]["the default"]
     assert table["time_ratio"] > 1 and table["peak_mb"]["with"] > 0
     assert figures["inner_loop"]["theta_relative_difference"] < 1e-3
+    limits = figures["inner_loop"]["limits"]
+    assert set(limits) == {"1", "2"} and all(0 < sum(shares.values()) <= 1 for shares in limits.values())
     out.rename(tmp_path / "fast_learning.json")
     page = write_results(tmp_path, tmp_path / "page.md").read_text()
     assert f"| the default | {table['seconds']['without']:.2f} |" in page and "1.068" in page
+    assert "by operator: 1 at once: `aten::" in page
     with pytest.raises(SystemExit):
         fast_learning.main(["--rounds", "0"])
     assert WorldModel.from_pretrained(folder).settings.chunk_frames == 2

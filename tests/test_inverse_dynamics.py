@@ -13,7 +13,16 @@ from safetensors.torch import load_file
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from inverse_dynamics.model import CheckpointError, InverseDynamics, InverseDynamicsConfig
-from inverse_dynamics.train import Pairs, Trainer, action_errors, augment, evaluate, run, score
+from inverse_dynamics.train import (
+    Pairs,
+    Trainer,
+    action_errors,
+    augment,
+    evaluate,
+    make_corruption,
+    run,
+    score,
+)
 from tasks import ActionSpec, Episode, Segment
 from tasks.commands import CommandError, RunDir, compose, main, plain
 from tasks.cube_return import CubeReturn
@@ -190,6 +199,10 @@ def test_corrupted_frames_are_made_once(data, tmp_path):
     assert made == [9] and torch.equal(first.corrupted, again.corrupted)
     with pytest.raises(CheckpointError, match=r"other frames .*delete it"):
         Pairs(load_episodes(data), range(2), darker, 2, cache)
+    named = Darker()
+    named.fingerprint = lambda: "one"
+    with pytest.raises(CheckpointError, match=r"by another corruption; delete it"):
+        Pairs(load_episodes(data), range(2), named, 1, cache)
     cache.write_bytes(cache.read_bytes()[:100])
     with pytest.raises(CheckpointError, match=r"can't be read .*delete it"):
         Pairs(load_episodes(data), range(2), darker, 1, cache)
@@ -213,6 +226,13 @@ def test_the_defaults_are_what_made_the_shipped_weights(root):
     assert (root / autoencoder).is_dir()
     assert {k: given[k] for k in used} == used
     assert set(given) - set(used) == {"device", "run_dir", "fresh"}
+
+
+def test_without_shipped_weights_the_corruption_says_what_to_give(tmp_path, monkeypatch):
+    monkeypatch.setattr("inverse_dynamics.train.ROOT", tmp_path)
+    with pytest.raises(CommandError, match=r"none is shipped for task=cube_return; give .* corruption=null"):
+        make_corruption(compose("inverse_dynamics"))
+    assert make_corruption(compose("inverse_dynamics", ["corruption=null"])) is None
 
 
 class Darker:

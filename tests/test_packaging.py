@@ -227,6 +227,17 @@ def test_the_loops_result_is_shipped_beside_the_base_and_shares_its_files(tmp_pa
         after = {p.relative_to(tmp_path): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
         assert after == before and [p.name for p in folder.parent.iterdir()] == [folder.name]
 
+    monkeypatch.setattr(ship, "LIMIT_MB", 25)
+    write_text(last, "{}")
+    folder.rename(ship.replaced(folder))  # killed between two renames
+    ship.run(compose("ship", runs))
+    assert read(folder / "world_model/unet/w.bin") == "new" and read(looped / "unet/w.bin") == "finetuned"
+    assert read(looped / "writer/w.bin") == "base" and not (looped / "writer").is_symlink()
+    assert (looped / "vae").is_symlink() and [p.name for p in folder.parent.iterdir()] == [folder.name]
+    kept = json.loads(read(folder / "manifest.json"))
+    assert kept["world_model-temp_lora"] == manifest["world_model-temp_lora"]
+    assert kept["sha256"]["world_model-temp_lora/writer/w.bin"] == digest(looped / "writer/w.bin")
+
 
 def test_weights_that_are_too_large_or_of_unknown_origin_change_nothing(tmp_path, monkeypatch):
     for part in ("world_model", "inverse_dynamics"):

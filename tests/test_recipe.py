@@ -71,6 +71,13 @@ def test_a_trial_writes_to_a_place_of_its_own():
         assert places and all("R/trial/" in p for p in places)
 
 
+def test_a_recipe_started_elsewhere_ships_to_and_reads_from_one_place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for options, place in (({}, ROOT), ({"trial": "true"}, tmp_path / "runs/trial")):
+        given = [o for line in lines("path_retrace", **options) for o in line if "weights/path_retrace" in o]
+        assert given and all(f"={place}/weights/path_retrace" in o for o in given)
+
+
 def test_processes_share_what_can_be_shared():
     for line in lines("path_retrace", processes=2):
         shared = {"world_model.pretrain", "world_model.slowfast_loop"} & set(line)

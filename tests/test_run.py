@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,13 +23,15 @@ from planner.loop import PlanResult, _result, begin, execute
 from planner.parts import Parts, check_reader, versions
 from planner.records import load_result, save_result
 from planner.results import write_results
-from planner.run import cost_line, last_words, publish
+from planner.run import cost_line, last_words, publish, run_batches
 from planner.table_rows import row_versions
 from tasks.commands import ROOT, CommandError, RunDir, compose
 from tasks.cube_return import CubeReturn
 from tasks.files import read_json, write_json
 from tasks.process import Stages, peak_megabytes, seconds_alive
 from world_model.diffusion import guidance_factors
+from world_model.memory.shuffled import Shuffled
+from world_model.memory.temp_lora import TempLora
 from world_model.model import fingerprint
 
 TASK, SEED = CubeReturn(), 1_000_000
@@ -44,6 +47,26 @@ def env():
 @pytest.fixture(scope="module")
 def reader():
     return InverseDynamics(InverseDynamicsConfig(TASK.action_spec))
+
+
+def test_episodes_that_read_each_other_run_in_whole_batches(result, tmp_path, monkeypatch):
+    """What is finished of a batch counts only where an episode's memory is its own."""
+    ran = []
+
+    def played(parts: Parts, cfg: object, batch: list[int], *rest: object) -> list[PlanResult]:
+        ran.append(list(batch))
+        return [replace(result, layout=replace(result.layout, seed=seed)) for seed in batch]
+
+    monkeypatch.setattr("planner.run._run_batch", played)
+    cfg = compose("run", ["batch_size=2"])
+    for memory, then in ((TempLora(), [3]), (Shuffled(TempLora()), [3, 4])):
+        parts = SimpleNamespace(task=TASK, model=SimpleNamespace(memory=memory))
+        folder = tmp_path / memory.name
+        assert len(run_batches(parts, cfg, [1, 2, 3, 4], folder)) == 4
+        (folder / "3.json").unlink()
+        assert len(run_batches(parts, cfg, [1, 2, 3, 4], folder)) == 4
+        assert ran == [[1, 2], [3, 4], then]
+        ran.clear()
 
 
 @pytest.fixture(scope="module")

@@ -149,6 +149,10 @@ class Reconstruct:
     def __init__(self, folder: str | Path):
         self.autoencoder = FrameAutoencoder.from_pretrained(folder)
 
+    def fingerprint(self) -> str:
+        """The autoencoder's."""
+        return self.autoencoder.fingerprint()
+
     def __call__(self, frames: np.ndarray) -> np.ndarray:
         """``(N, H, W, 3)`` uint8 to the same, reconstructed."""
         parts = np.array_split(frames, max(1, len(frames) // 512))
