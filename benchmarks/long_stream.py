@@ -270,6 +270,10 @@ def draw(path: Path, found: dict[str, Any], names: dict[str, str]) -> None:
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """All streams, their figures, and what they were measured on; json-able."""
+    if args.weights and not args.loop_weights:
+        raise CommandError(
+            f"--weights {args.weights}: give --loop-weights, too; the shipped ones began with the shipped base"
+        )
     chunk_frames = hydra.utils.instantiate(compose("collect", [f"task={args.task}"]).task).chunk_frames
     if args.frames < 25 * chunk_frames:
         raise CommandError(
@@ -309,7 +313,7 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--streams", type=int, default=5, help="true videos (default 5)")
     parser.add_argument("--seed", type=int, default=0, help="which held-out layouts")
     parser.add_argument("--data", help="a dataset of long enough episodes, instead of recording some")
-    parser.add_argument("--weights", help="the base; by default the shipped one")
+    parser.add_argument("--weights", help="the base, with --loop-weights; by default the shipped one")
     parser.add_argument("--loop-weights", help="those with Temp-LoRA; by default the shipped ones")
     parser.add_argument("--lpips", help="torchvision's alexnet file; by default torch's hub cache")
     parser.add_argument("--device", default="auto")

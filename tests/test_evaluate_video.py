@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from omegaconf import DictConfig
-from tiny import SIDE, make_dataset, make_model, make_text
+from tiny import SIDE, make_dataset, make_episode, make_model, make_text
 from torch import device
 
 from inverse_dynamics.model import InverseDynamics, InverseDynamicsConfig
@@ -17,6 +19,7 @@ from planner.results import write_results
 from tasks import Episode, Layout, Segment
 from tasks.commands import CommandError, OptionError, RunDir, compose
 from tasks.cube_return import CubeReturn
+from tasks.dataset import DatasetWriter
 from world_model import evaluate
 from world_model.video_metrics.revisit import out_and_back
 from world_model.video_tables.adversaries import (
@@ -29,11 +32,21 @@ from world_model.video_tables.adversaries import (
 )
 from world_model.video_tables.choice import CHOSEN, FIXED, SETS, by_set, choose, chosen_rows
 from world_model.video_tables.clips import Clip, Clips, clip_of
-from world_model.video_tables.imagine import batches
+from world_model.video_tables.imagine import Imagined, batches, hardware, load, save
 from world_model.video_tables.judge import Judge, summary
 from world_model.video_tables.metrics import FOLLOWING, METRICS
-from world_model.video_tables.page import interval
-from world_model.video_tables.rows import ADAM, TABLES, VARIANTS, Halfway, composed, rows_of, similar
+from world_model.video_tables.page import interval, times_elsewhere
+from world_model.video_tables.rows import (
+    ADAM,
+    TABLES,
+    VARIANTS,
+    Halfway,
+    RowLeftOut,
+    composed,
+    row_folder,
+    rows_of,
+    similar,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 CHUNK = 4
@@ -182,7 +195,7 @@ def test_every_table_has_rows_that_can_be_made(table):
     rows = rows_of(cfg)
     assert {r.memory for r in rows.values()} <= set(cfg.memories)
     assert {r.loop for r in rows.values()} - {None} <= set(cfg.loop_weights)
-    assert len(rows) == {1: 8, 3: 0, 4: 9, 5: 4, 6: 10, 7: 8, 8: 21, 9: 8, 10: 8}[table]
+    assert len(rows) == {1: 8, 3: 0, 4: 9, 5: 4, 6: 10, 7: 8, 8: 22, 9: 8, 10: 8}[table]
 
 
 def test_ablations_are_options():
@@ -191,13 +204,33 @@ def test_ablations_are_options():
         "no_memory",
         "temp_lora_no_loop-lr_0.001-rank_4",
         "temp_lora_no_loop-lr_0.1-rank_4",
+        "temp_lora_no_loop",
     ]
+    assert cells["temp_lora_no_loop"].options == {} and "best found" in cells["temp_lora_no_loop"].label
     options = cells["temp_lora_no_loop-lr_0.1-rank_4"].options
     assert options == {**ADAM, "learning_rate": 0.1, "rank": 4, "alpha": 4}
     steps = rows_of(compose("evaluate_video", ["table=9", "steps=[7]", "varied=no_memory"]))
     assert steps["no_memory-steps_7"].sampling_steps == 7 and steps["no_memory-steps_7"].memory == "none"
     assert rows_of(compose("evaluate_video", ["table=4"]))["full-single_frame"].single_frame
     assert set(rows_of(compose("evaluate_video", ["table=1"]))) == set(VARIANTS)
+
+
+def test_table_8_has_the_paper_s_grid():
+    cells = rows_of(compose("evaluate_video", ["table=8"])).values()
+    grid = {(r.options["learning_rate"], r.options["rank"]) for r in cells if r.options}
+    assert grid == {(rate, rank) for rate in (1e-3, 5e-4, 1e-4, 5e-5, 1e-5) for rank in (16, 32, 64, 128)}
+
+
+def test_a_loop_s_row_runs_beside_the_base_it_began_with(tmp_path):
+    full, mine = VARIANTS["full"], tmp_path / "mine"
+    (tmp_path / "loop").mkdir()
+    given = compose("evaluate_video", [f"weights={mine}", f"loop_weights.temp_lora={tmp_path / 'loop'}"])
+    assert row_folder(full, given) == tmp_path / "loop"
+    alone = compose("evaluate_video", [f"weights={mine}"])
+    with pytest.raises(RowLeftOut, match=r"mine holds no world_model-temp_lora, .*memory=temp_lora with"):
+        row_folder(full, alone)
+    (mine / "world_model-temp_lora").mkdir(parents=True)
+    assert row_folder(full, alone) == mine / "world_model-temp_lora"
 
 
 def test_actions_in_other_words():
@@ -334,6 +367,9 @@ def test_a_table_from_the_command(weights, tmp_path, capsys):
             assert all(again[k] == v for k, v in row["figures"].items() if "frechet" not in k)
     assert result["parts"]["long"]["rows"]["temp_lora_no_loop"]["effect"]
     assert "scuts" not in result["parts"]["next_chunk"]["rows"]["no_memory"]["figures"]
+    rows_of_models = [r for p in result["parts"].values() for r in p["rows"].values() if r["kind"] == "model"]
+    assert {r["hardware"] for r in rows_of_models} == {result["provenance"]["hardware"]}
+    assert "s a video of" not in page
     for part in result["parts"].values():
         read = [set(FOLLOWING) <= set(row["figures"]) for row in part["rows"].values()]
         assert read and all(read)
@@ -383,6 +419,50 @@ def test_what_other_weights_make_has_places_of_its_own(tmp_path):
     assert len(set(places)) == 6
 
 
+def test_other_metrics_measure_the_videos_that_are_there(weights, tmp_path):
+    given, times = ["table=4", "rows=[no_memory]", "clips=2", "frames=8"], []
+    for more in ([], ["cuts.min_scene=3", "resamples=2"]):
+        evaluate.run(options(weights, tmp_path / "run", *given, *more))
+        times.append({p: p.stat().st_mtime_ns for p in tmp_path.glob("run/videos/*/*/*.npz")})
+    assert times[0] == times[1] and len(times[0]) == 2
+    assert len(list(tmp_path.glob("run/finished/long/no_memory-*.json"))) == 2
+
+
+def test_seconds_say_what_they_were_measured_on(tmp_path):
+    save(tmp_path / "a.npz", Imagined(np.zeros((1, 2, 2, 3), np.uint8), 2.0, (0.5,), "a GPU"))
+    assert load(tmp_path / "a.npz").hardware == "a GPU"
+    rows = {k: {"label": k, "hardware": on} for k, on in (("here", "cpu"), ("there", "a GPU"))}
+    rows["truth"] = {"label": "truth"}
+    assert times_elsewhere(rows, "cpu") == ["s a video of there: measured on a GPU."]
+
+
+def test_another_device_or_truth_is_measured_anew(weights, tmp_path, monkeypatch):
+    calls, data = [], make_dataset(tmp_path / "data", (2, 2))
+    costs = evaluate.costs
+
+    def count(model, clips):
+        calls.append(hardware(model.device))
+        return costs(model, clips)
+
+    monkeypatch.setattr(evaluate, "costs", count)
+    more = [f"data={data}", "frames=null", "clips=2", "table=3", "varied=no_memory", "inverse_dynamics=null"]
+    for _ in range(2):
+        evaluate.run(options(weights, tmp_path / "run", *more))
+    assert len(calls) == 1
+    monkeypatch.setattr(evaluate, "hardware", lambda device: "a GPU")
+    evaluate.run(options(weights, tmp_path / "run", *more))
+    assert len(calls) == 2
+    shutil.rmtree(data)
+    writer = DatasetWriter(data, 5, ("x", "gripper"))
+    for seed in range(2):
+        episode = make_episode(2, seed=seed)
+        told = tuple(replace(s, caption=f"now {s.caption}") for s in episode.segments)
+        writer.append(replace(episode, segments=told))
+    writer.finish()
+    with pytest.raises(CommandError, match=r"belongs to another configuration \(versions.data"):
+        evaluate.run(options(weights, tmp_path / "run", *more))
+
+
 @pytest.mark.parametrize(
     ("table", "more"),
     [
@@ -409,6 +489,7 @@ def test_the_ablations_run(weights, tmp_path, capsys, table, more):
     if table == 3:
         assert result["costs"]["rows"]["with"]["figures"]["seconds"]["n"] == 2
         assert interval(result["costs"]["ratios"]["seconds"], ".3f") in page and "1.068" in page
+        assert (tmp_path / "run/table_3/costs.png").is_file()
         return
     made = {n for p in result["parts"].values() for n, r in p["rows"].items() if r["kind"] == "model"}
     chosen = {CHOSEN, FIXED} if table == 6 else set()  # of two cells on four clips
@@ -439,6 +520,7 @@ def test_the_ablations_run(weights, tmp_path, capsys, table, more):
         ("lpips.backbone=no/such.pth", "LPIPS needs"),
         ("cuts.detector=hash", "detector=hash: expected adaptive or content"),
         ("data=no/such", "no dataset at no/such"),
+        ("guidance=5", "guidance=5: expected two numbers"),
         ("device=tpu9", "device=tpu9"),
     ],
 )
@@ -446,6 +528,8 @@ def test_wrong_options_are_one_line(weights, tmp_path, option, says):
     with pytest.raises((OptionError, CommandError, ValueError, OSError)) as error:
         evaluate.run(options(weights, tmp_path / "run", "clips=2", "rows=[temp_lora_no_loop]", option))
     assert says in str(error.value) and "\n" not in str(error.value)
+    of_videos = option.startswith("cuts.")  # which have to be there
+    assert of_videos or not (tmp_path / "run").exists()
 
 
 def test_every_option_is_read():

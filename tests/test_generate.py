@@ -361,6 +361,40 @@ def test_a_single_frame_and_a_scenes_own_rank(made, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("kind", ["context", "retrieval"])
+def test_a_single_frame_is_what_the_memory_knows_of(made, tmp_path, kind):
+    given = [*options(made, tmp_path / "run")[:4], f"memory={kind}", "single_frame=true", "device=cpu"]
+    model, _ = generate.open_model(compose("generate", given))
+    assert model.past_frames == model.memory.sizes.past_frames == 1
+
+
+def test_a_scene_s_rank_is_of_the_actions_carried_out_and_stays(made, tmp_path, capsys):
+    def cell(rank: int, psnrs: list[float]) -> dict:
+        clips = [
+            {"chunks": k, "complexity": 1.0, "psnr": p} for k, p in zip((1, 1, 4, 4), psnrs, strict=True)
+        ]
+        told = {"rank": rank, "alpha": rank, "learning_rate": 0.02}
+        return {"kind": "model", "label": f"rank {rank}", "options": told, "clips": clips}
+
+    table, base, lines = tmp_path / "result.json", tmp_path / "base", tmp_path / "lines.txt"
+    cells = {"few": cell(1, [2, 2, 1, 1]), "many": cell(2, [1, 1, 2, 2])}
+    table.write_text(json.dumps({"parts": {"long": {"rows": cells}}}))
+    make_model(make_text(), sampling_steps=1).save_pretrained(base)
+    lines.write_text(CAPTIONS[0])
+    mine = [f"choose={table}", f"weights={base}", f"actions={lines}"]
+    picture = frames(1)[0]
+    for more, rank in (([], 1), (["frames=2"], 1), (["frames=8"], 2)):
+        cfg = compose("generate", options(made, tmp_path / "run", *mine, *more))
+        assert generate.memory_for(cfg, picture, generate.source_of(cfg))[0]["rank"] == rank
+    generated(made, tmp_path / "run", *mine)
+    lines.write_text("\n".join([CAPTIONS[0]] * 4))
+    capsys.readouterr()
+    generated(made, tmp_path / "run", *mine)
+    said = capsys.readouterr().out
+    assert "chosen for this scene: rank 1" in said and "goes on  after chunk 1" in said
+    assert len(state_actions(tmp_path / "run")) == 4
+
+
 def test_a_run_of_another_picture_or_other_actions_is_left_alone(made, tmp_path):
     for name in ("start.png", "actions.txt"):
         (tmp_path / name).write_bytes((made / name).read_bytes())

@@ -96,6 +96,9 @@ def test_what_is_asked_wrongly_is_one_line(tmp_path):
         long_stream.main(["--frames", "10", "--run-dir", str(tmp_path)])
     with pytest.raises(SystemExit):
         long_stream.main(["--streams", "1"])
+    with pytest.raises(SystemExit, match="error: --weights mine: give --loop-weights, too;"):
+        long_stream.main(["--weights", "mine", "--run-dir", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
 
 
 # --- speed -------------------------------------------------------------------------------------

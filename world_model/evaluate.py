@@ -22,26 +22,26 @@ from omegaconf import DictConfig
 
 from tasks import Task
 from tasks.commands import ROOT, CommandError, OptionError, RunDir, integer, main
-from tasks.files import kept_json, write_json, write_text
+from tasks.files import kept_json, sha256_of, write_json, write_text
 from tasks.following import said
-from tasks.provenance import command_line, commit, processor
+from tasks.provenance import command_line, commit
 from tasks.shipped import shown, weights_folder
 from tasks.versions import Versions
 from world_model.data.footage import inlined
 from world_model.device import pick_device
 from world_model.model import WorldModel, fingerprint
-from world_model.video_metrics.features import I3D, I3D_FILE, I3D_ID, FrameExtractor
+from world_model.video_metrics.features import I3D, I3D_FILE, I3D_ID, FrameExtractor, sha256
 from world_model.video_metrics.pixels import Lpips
 from world_model.video_tables.adversaries import ADVERSARIES, REFERENCES, Autoencoded, doubts, reference_row
 from world_model.video_tables.choice import by_set, chosen_rows
 from world_model.video_tables.clips import Clips, open_clips
 from world_model.video_tables.costs import costs
 from world_model.video_tables.following import ReadBack
-from world_model.video_tables.imagine import imagine_all, load
+from world_model.video_tables.imagine import hardware, imagine_all, load
 from world_model.video_tables.judge import Judge
 from world_model.video_tables.metrics import FIDELITY
 from world_model.video_tables.page import section
-from world_model.video_tables.plots import draw_intervals, draw_over_time, draw_strip
+from world_model.video_tables.plots import draw_costs, draw_intervals, draw_over_time, draw_strip
 from world_model.video_tables.rows import (
     LONG,
     NEXT,
@@ -59,8 +59,9 @@ from world_model.video_tables.rows import (
 )
 
 WORDS = 5  # the table that tells actions in other words
-SHARED = (  # options that choose rows, or how they are made or shown, not what a row's figures are
+SHARED = (  # options that no video depends on: which rows there are, how they are made, measured or shown
     "device", "table", "rows", "varied", "ranks", "learning_rates", "steps", "loop_weights", "batch_size", "results",
+    "features", "i3d", "lpips", "cuts", "resamples",
 )  # fmt: skip
 
 
@@ -138,6 +139,20 @@ class Bench:
         """Open what needs no videos: an option that names nothing is said before any is recorded."""
         _ = self.features, self.i3d, self.lpips, self.reader
 
+    @cached_property
+    def measured_by(self) -> str:
+        """Digest of the instruments and their options, by which figures are kept."""
+        lpips, backbone = self.lpips, self.cfg.lpips.backbone
+        told = {
+            "features": [self.features.name, self.features.weights_sha256],
+            "i3d": self.i3d and self.i3d.weights_sha256,
+            "lpips": lpips and [lpips.name, backbone and sha256(Path(backbone))],
+            "cuts": dict(self.cfg.cuts),
+            "resamples": self.cfg.resamples,
+            "reader": self.read_back and self.read_back.version,
+        }
+        return sha256_of(told)[:8]
+
     def open(self, run_dir: RunDir) -> Bench:
         """Know where the videos are kept."""
         self.run_dir = run_dir
@@ -151,7 +166,8 @@ class Bench:
     @cached_property
     def clips(self) -> Clips:
         """The true videos."""
-        clips = open_clips(self.cfg, self.task, self.run_dir, self.base.settings.context_frames)
+        run_dir = self.run_dir if self.cfg.data is None else None
+        clips = open_clips(self.cfg, self.task, run_dir, self.base.settings.context_frames)
         height, width = clips.truth[0].frames.shape[1:3]
         factor = self.base.autoencoder.factor
         if height % factor or width % factor:
@@ -183,11 +199,10 @@ def made_in(bench: Bench, kind: str, name: str, row: Row) -> Path:
 
 
 def figures_file(bench: Bench, part: str, name: str, row: Row) -> Path:
-    """Where a row's figures are kept, by its weights and by the reader of its actions. Raises what
-    :func:`row_folder` does."""
-    reader = None if bench.read_back is None else bench.read_back.version
-    made = Versions(reader, (bench.version(row_folder(row, bench.cfg)),))
-    return bench.run_dir / "finished" / part / f"{name}{made.key}.json"
+    """Where a row's figures are kept, by its weights and by what measures it. Raises what :func:`row_folder`
+    does."""
+    made = made_in(bench, f"finished/{part}", name, row)
+    return made.with_name(f"{made.name}-{bench.measured_by}.json")
 
 
 def was_made(bench: Bench, part: str, name: str) -> bool:
@@ -239,6 +254,7 @@ def model_row(bench: Bench, name: str, row: Row, part: str) -> dict[str, Any]:
         "weights": f"{shown(row_folder(row, cfg))} ({model.version})",
         "rank": rank_of(model.injector),
         "seconds_per_clip": float(np.mean([m.seconds for m in made])),
+        "hardware": " and ".join(dict.fromkeys(m.hardware or "unrecorded hardware" for m in made)),
         "effect": [float(np.mean([e[k] for e in effects])) for k in range(min(map(len, effects), default=0))],
         **measured,
     }
@@ -255,7 +271,8 @@ def part_rows(
         try:
             path = figures_file(bench, part, name, row)
             if name in wanted or path.is_file():
-                found[name] = kept_json(path, partial(model_row, bench, name, row, part))
+                kept = kept_json(path, partial(model_row, bench, name, row, part))
+                found[name] = kept | {"label": row.label}  # tables that share a row call it otherwise
         except RowLeftOut as error:
             if name in wanted:
                 bench.leave_out(f"row {name}: {error}")
@@ -283,7 +300,7 @@ def provenance(bench: Bench) -> dict[str, Any]:
     return {
         "command": command_line("world_model.evaluate"),
         "commit": commit() or "unknown",
-        "hardware": f"{processor()}, {bench.device}",
+        "hardware": hardware(bench.device),
         "clips": len(seeds),
         "seed": cfg.seed,
         "seeds": seeds,
@@ -334,6 +351,8 @@ def publish(bench: Bench, table: Table, parts: dict[str, Any], measured_costs: d
         draw_intervals(folder / f"{part}.png", measured["rows"])
         draw_over_time(folder / f"{part}_over_time.png", measured["rows"])
         draw_strip(folder / f"{part}_frames.png", first_videos(bench, measured["rows"]))
+    if measured_costs is not None:
+        draw_costs(folder / "costs.png", measured_costs)
     write_text(folder / "table.md", section(result))
     return folder
 
@@ -380,13 +399,15 @@ def run(cfg: DictConfig) -> None:
         raise OptionError(f"frames={cfg.frames}: a chunk has {bench.task.chunk_frames}")
     if table.parts:
         bench.check()
-    bench.open(RunDir.open("evaluate_video", cfg, ignore=SHARED))
+    base = bench.base  # wrong weights, sampling options or data leave no run directory behind
+    truth = None if cfg.data is None else {"data": bench.clips.fingerprint()}
+    bench.open(RunDir.open("evaluate_video", cfg, ignore=SHARED, versions=truth))
     header = {
         "table": f"{cfg.table}, {table.title}",
         "task": bench.task.name,
         "videos": f"{cfg.clips} of "
         + (f"data={cfg.data}" if cfg.data else f"{bench.task.name}'s held-out layouts"),
-        "base": f"{shown(row_folder(VARIANTS['no_memory'], cfg))} ({bench.base.version})",
+        "base": f"{shown(row_folder(VARIANTS['no_memory'], cfg))} ({base.version})",
         "device": f"{bench.device}, {torch.get_num_threads()} threads",
         "run": str(bench.run_dir),
     }
@@ -422,13 +443,13 @@ def say_unchanged(bench: Bench) -> None:
 
 
 def measured_costs(bench: Bench) -> dict[str, Any]:
-    """Table 3, kept in the run directory."""
+    """Table 3, kept in the run directory by the hardware that it was measured on."""
     name, row = varied_row(bench.cfg)
-    folder = made_in(bench, "costs", name, row)
+    path = made_in(bench, "costs", name, row) / f"costs-{sha256_of(hardware(bench.device))[:8]}.json"
     plain = {"measure_effect": False} if row.memory.startswith("temp_lora") else {}
     row = replace(row, options={**row.options, **plain})
     model = open_row(row, bench.cfg, bench.task.chunk_frames, bench.device)
-    return kept_json(folder / "costs.json", lambda: costs(model, bench.clips.truth))
+    return kept_json(path, lambda: costs(model, bench.clips.truth))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,19 +24,21 @@ import torch
 from omegaconf import DictConfig
 
 from tasks.commands import CommandError, OptionError, RunDir, integer, main
-from tasks.files import write_text
+from tasks.files import kept_json, write_text
 from tasks.process import peak_megabytes
 from tasks.shipped import shown, weights_folder
 from world_model.action_lines import ActionError, Actions, FileActions, StreamActions
+from world_model.device import pick_device, pick_dtype
 from world_model.growing_video import GrowingVideo, captioned
 from world_model.memory.adapter import write_safetensors
-from world_model.model import WorldModel
+from world_model.model import SETTINGS, Settings, WorldModel
 from world_model.picture import read_picture
 from world_model.rollout_file import load_rollout, save_rollout
-from world_model.sampling import open_world_model, sampling_options
+from world_model.sampling import sampling_options
+from world_model.training import CheckpointError
 from world_model.video_tables.choice import choose
 
-STATE, VIDEO, LOG = "state.safetensors", "video.mp4", "chunks.jsonl"
+STATE, VIDEO, LOG, CHOSEN = "state.safetensors", "video.mp4", "chunks.jsonl", "chosen.json"
 ENDS = 10  # chunks at either end of a video whose times are compared
 
 
@@ -59,6 +60,7 @@ def memory_for(cfg: DictConfig, picture: np.ndarray, source: Actions) -> tuple[d
     """Options of the memory that ``cfg.choose`` gives for this scene, and what they are called.
 
     Raises:
+        CheckpointError, CommandError: no such weights.
         OptionError: no finished table 6, no Temp-LoRA to set, or actions that are not known beforehand.
     """
     if cfg.choose is None:
@@ -67,8 +69,29 @@ def memory_for(cfg: DictConfig, picture: np.ndarray, source: Actions) -> tuple[d
         raise OptionError(
             f"choose={cfg.choose} sets Temp-LoRA before the first action; give actions=FILE with it"
         )
-    told, options = choose(Path(str(cfg.choose)), picture, len(source.lines))
+    actions = len(source.lines)
+    if cfg.frames is not None:
+        memory = hydra.utils.instantiate(cfg.memory)
+        actions = -(-cfg.frames // chunk_frames_of(weights_of(cfg, memory.name, chosen=True)))
+    told, options = choose(Path(str(cfg.choose)), picture, actions)
     return options, told
+
+
+def weights_of(cfg: DictConfig, memory: str, chosen: bool) -> Path:
+    """The world model's folder; a memory with ``chosen`` options takes the base, for a shipped loop's Θ₀ has a rank
+    of its own. Raises CommandError."""
+    finetuned = None if chosen and cfg.weights is None else memory
+    return weights_folder(cfg.weights, cfg.task.name, "world_model", finetuned)
+
+
+def chunk_frames_of(folder: Path) -> int:
+    """New frames of each chunk that the model in a folder makes. Raises CheckpointError: its settings are damaged."""
+    file = folder / SETTINGS
+    try:
+        return Settings(**json.loads(file.read_text()) if file.is_file() else {}).chunk_frames
+    except (OSError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{file} can't be read ({reason}); get it again") from None
 
 
 def open_model(cfg: DictConfig, chosen: Mapping[str, Any] | None = None) -> tuple[WorldModel, str]:
@@ -77,15 +100,16 @@ def open_model(cfg: DictConfig, chosen: Mapping[str, Any] | None = None) -> tupl
     Raises:
         CheckpointError, OptionError: no such weights, or a value that an option can't take.
     """
-    sampling_options(cfg)
+    sampling = sampling_options(cfg)
     memory = hydra.utils.instantiate(cfg.memory, **(chosen or {}))
     if memory.name.startswith("shuffled"):
         raise OptionError("memory=shuffled exchanges the memories of several episodes; a video is one")
     if memory.name == "oracle":
         raise OptionError("memory=oracle is told how a chunk should end; of a video nobody knows it")
-    finetuned = None if chosen and cfg.weights is None else memory.name  # whose Θ₀ has a rank of its own
-    folder = weights_folder(cfg.weights, cfg.task.name, "world_model", finetuned)
-    model = open_world_model(cfg, folder, memory)
+    folder, device = weights_of(cfg, memory.name, bool(chosen)), pick_device(cfg.device)
+    context = chunk_frames_of(folder) + 1 if cfg.get("single_frame") else None
+    precision = pick_dtype(cfg.precision, device)
+    model = WorldModel.from_pretrained(folder, memory, device, precision, **sampling, context_frames=context)
     if cfg.image_size % model.autoencoder.factor:
         raise OptionError(f"image_size={cfg.image_size}: expected a multiple of {model.autoencoder.factor}")
     return model, f"{shown(folder)} ({model.version})"
@@ -189,9 +213,12 @@ def run(cfg: DictConfig) -> None:
     picture, changes = read_picture(Path(str(cfg.image)), size)
     chosen, told = memory_for(cfg, picture, source)
     model, weights = open_model(cfg, chosen)
-    if cfg.single_frame:
-        model.settings = replace(model.settings, context_frames=model.settings.chunk_frames + 1)
     run_dir = RunDir.open("generate", cfg, ignore=("device", "frames"))
+    if cfg.choose is not None:
+        kept = kept_json(run_dir / CHOSEN, lambda: {"label": told, "options": chosen})
+        if kept["options"] != chosen:  # for more actions, or by another table, than the video was begun with
+            model, weights = open_model(cfg, kept["options"])
+        told = kept["label"]
     video = LongVideo(run_dir, model, picture, seed, fps)
     used = model.settings
     header = {

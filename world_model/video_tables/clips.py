@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -71,6 +72,16 @@ class Clips:
     others: list[Clip]
     wrong: dict[int, Clip]
     action_names: tuple[str, ...] = ()
+
+    def fingerprint(self) -> str:
+        """sha256 of all that rows are told and measured against: frames, captions, pairs, actions."""
+        digest = hashlib.sha256(repr(self.action_names).encode())
+        for clip in (*self.truth, *self.others, *self.wrong.values()):
+            pairs = None if clip.pairs is None else clip.pairs.tolist()
+            digest.update(repr((clip.seed, clip.captions, pairs, clip.frames.shape)).encode())
+            digest.update(clip.frames.tobytes())
+            digest.update(b"" if clip.actions is None else clip.actions.tobytes())
+        return digest.hexdigest()
 
 
 def clip_of(
@@ -224,12 +235,21 @@ def _seed(episode: Episode) -> int:
     return int(episode.provenance["seed"])
 
 
-def open_clips(cfg: DictConfig, task: Task, run_dir: RunDir, gap: int) -> Clips:
-    """The clips that the configuration asks for. Raises CommandError, DatasetError."""
+def open_clips(cfg: DictConfig, task: Task, run_dir: RunDir | None, gap: int) -> Clips:
+    """The clips that the configuration asks for.
+
+    Args:
+        run_dir: where recorded ones are kept; those of ``cfg.data`` need none.
+        gap: frames that lie between two visits at least.
+
+    Raises:
+        CommandError, DatasetError: there are too few, or none that fit.
+    """
 
     def clip(episode: Episode, seed: int) -> Clip:
         return clip_of(episode, seed, task.chunk_frames, cfg.frames, task.retraces, gap)
 
     if cfg.data is not None:
         return dataset_clips(cfg, task, clip)
+    assert run_dir is not None
     return recorded_clips(cfg, task, run_dir, clip)

@@ -13,7 +13,7 @@ from world_model.memory.none import NoMemory
 from world_model.model import WorldModel
 from world_model.peak_memory import PeakMemory
 from world_model.video_tables.clips import Clip
-from world_model.video_tables.imagine import imagine
+from world_model.video_tables.imagine import hardware, imagine
 from world_model.video_tables.judge import figure
 from world_model.video_tables.rows import LONG
 
@@ -25,7 +25,8 @@ def costs(model: WorldModel, clips: Sequence[Clip]) -> dict[str, Any]:
 
     Returns:
         ``rows`` ``without`` and ``with``: seconds a video and a chunk, and peak memory in MB, with 95%
-        intervals over clips; ``ratios`` with over without, of the same clips; ``paper``: its ratios.
+        intervals over clips; ``ratios`` with over without, of the same clips; ``paper``: its ratios;
+        ``hardware``: what they were measured on.
     """
     memory, theta0 = model.memory, model.theta0
     found: dict[str, list[dict[str, Any]]] = {"without": [], "with": []}
@@ -46,4 +47,5 @@ def costs(model: WorldModel, clips: Sequence[Clip]) -> dict[str, Any]:
         },
         "ratios": {k: figure(ratio_interval(columns["with"][k], columns["without"][k])) for k in measured},
         "paper": PAPER,
+        "hardware": hardware(model.device),
     }

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from tasks.files import atomic_path
+from tasks.provenance import processor
+from world_model.device import device_name
 from world_model.model import WorldModel
 from world_model.video_tables.clips import Clip
 from world_model.video_tables.rows import LONG, Halfway, Row, reworded, similar
@@ -24,11 +27,18 @@ class Imagined:
         frames: ``(T - 1, H, W, 3)`` uint8, without the frame that was given.
         seconds: of its share of the batch.
         effect: of Θ after each chunk, where the memory measures it.
+        hardware: that the seconds are of; empty in files of an older version.
     """
 
     frames: np.ndarray
     seconds: float
     effect: tuple[float, ...] = ()
+    hardware: str = ""
+
+
+def hardware(device: torch.device) -> str:
+    """The processor, and the device by name."""
+    return f"{processor()}, {device_name(device)}"
 
 
 def imagine(
@@ -54,8 +64,8 @@ def imagine(
             true = np.stack([c.frames[1 + k * length : 1 + (k + 1) * length] for c in clips])
             rollout = model.observe(rollout, texts, true)
     seconds = (time.perf_counter() - begun) / len(clips)
-    frames, effects = np.concatenate(made, 1), model.effects(rollout)
-    return [Imagined(f, seconds, tuple(e)) for f, e in zip(frames, effects, strict=True)]
+    frames, effects, on = np.concatenate(made, 1), model.effects(rollout), hardware(model.device)
+    return [Imagined(f, seconds, tuple(e), on) for f, e in zip(frames, effects, strict=True)]
 
 
 def batches(clips: Sequence[Clip], size: int) -> Iterator[list[int]]:
@@ -95,11 +105,16 @@ def save(file: Path, imagined: Imagined) -> None:
     """Write one clip, all or nothing."""
     with atomic_path(file) as temp, open(temp, "wb") as out:
         np.savez_compressed(
-            out, frames=imagined.frames, seconds=imagined.seconds, effect=np.array(imagined.effect)
+            out,
+            frames=imagined.frames,
+            seconds=imagined.seconds,
+            effect=np.array(imagined.effect),
+            hardware=imagined.hardware,
         )
 
 
 def load(file: Path) -> Imagined:
     """Read what :func:`save` wrote."""
     with np.load(file, allow_pickle=False) as stored:
-        return Imagined(stored["frames"], float(stored["seconds"]), tuple(map(float, stored["effect"])))
+        on = str(stored["hardware"]) if "hardware" in stored else ""
+        return Imagined(stored["frames"], float(stored["seconds"]), tuple(map(float, stored["effect"])), on)

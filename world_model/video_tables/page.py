@@ -66,6 +66,12 @@ def part_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def times_elsewhere(rows: Mapping[str, Mapping[str, Any]], hardware: str) -> list[str]:
+    """Which rows' seconds are of other hardware than the table's, as those of kept videos may be."""
+    told = {row["label"]: row.get("hardware", hardware) for row in rows.values()}
+    return [f"s a video of {label}: measured on {on}." for label, on in told.items() if on != hardware]
+
+
 def _rank(rank: Mapping[str, Any] | None) -> str:
     if not rank:
         return "–"
@@ -147,7 +153,7 @@ def section(result: Mapping[str, Any]) -> str:
     ]
     for part, measured in result["parts"].items():
         rows = measured["rows"]
-        texts += [f"### {PARTS[part]}", part_table(rows)]
+        texts += [f"### {PARTS[part]}", part_table(rows), *times_elsewhere(rows, p["hardware"])]
         if result["by_length"]:
             texts += [lengths_table(rows), SETS_NOTE, sets_table(rows)]
         injected = rows.get("cut_injected", {}).get("injected")

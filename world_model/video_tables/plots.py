@@ -11,15 +11,22 @@ from matplotlib.figure import Figure
 
 from tasks.files import atomic_path
 from world_model.video_tables.metrics import METRICS
-from world_model.video_tables.page import columns_of
+from world_model.video_tables.page import COSTS, columns_of
 
 COLOURS = {"reference": "#6b7280", "adversary": "#c62828", "model": "#1f45c4"}
 SHOWN, GAP = 9, 3  # frames of a film strip, and the pixels between them
 
 
-def draw_intervals(path: Path, rows: Mapping[str, Mapping[str, Any]]) -> None:
-    """A panel a metric, a dot with its 95% interval a row; references grey, adversaries red, models blue."""
-    metrics = columns_of(rows)
+def draw_intervals(
+    path: Path, rows: Mapping[str, Mapping[str, Any]], names: Mapping[str, str] | None = None
+) -> None:
+    """A panel a figure, a dot with its 95% interval a row; references grey, adversaries red, models blue.
+
+    Args:
+        names: of the figures that are shown; None: of every metric that a row has.
+    """
+    names = {m: METRICS[m].name for m in columns_of(rows)} if names is None else names
+    metrics = list(names)
     width, height = 2.2 * len(metrics) + 2.5, 0.28 * len(rows) + 1.2
     figure = Figure(figsize=(width, height), dpi=110)
     figure.subplots_adjust(
@@ -33,12 +40,19 @@ def draw_intervals(path: Path, rows: Mapping[str, Mapping[str, Any]]) -> None:
                 colour = COLOURS[row["kind"]]
                 axes.plot([value["low"], value["high"]], [y, y], color=colour, lw=2, solid_capstyle="butt")
                 axes.plot(value["value"], y, "o", color=colour, ms=4)
-        axes.set_title(METRICS[metric].name.replace(", ", ",\n"), fontsize=8)
+        axes.set_title(names[metric].replace(", ", ",\n"), fontsize=8)
         axes.tick_params(labelsize=7)
         axes.grid(axis="x", alpha=0.3)
     panels[0].set_yticks(range(len(rows)), [r["label"].partition(":")[0] for r in rows.values()], fontsize=7)
     panels[0].set_ylim(len(rows) - 0.5, -0.5)
     _write(path, figure)
+
+
+def draw_costs(path: Path, costs: Mapping[str, Any]) -> None:
+    """Table 3: seconds and memory, without fast learning grey, with it blue."""
+    kinds = {"without": "reference", "with": "model"}
+    rows = {n: {**row, "label": f"{n} fast learning", "kind": kinds[n]} for n, row in costs["rows"].items()}
+    draw_intervals(path, rows, {key: name for key, (name, _) in COSTS.items()})
 
 
 def draw_over_time(path: Path, rows: Mapping[str, Mapping[str, Any]]) -> None:
