@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -17,8 +18,8 @@ from omegaconf import OmegaConf
 
 from tasks import Episode, Segment
 from tasks.commands import OptionError, compose, main
-from tasks.dataset import DatasetError, DatasetWriter
-from world_model.data.footage import DataOptions, Footage, open_data, open_source
+from tasks.dataset import DatasetError, DatasetWriter, load_episodes
+from world_model.data.footage import DataOptions, Footage, as_footage, open_data, open_source
 from world_model.data.takes import Caption, DataError, check_captions
 from world_model.data.video_file import read_video
 
@@ -139,6 +140,32 @@ def test_a_video_cut_short_is_noticed_where_it_is_read(mine):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "first"), [("captions.csv", "video,caption"), ("revisits.csv", "video,first,later")]
+)
+def test_a_csv_of_any_lines_is_read_or_named(mine, name, first):
+    rest = {"captions.csv": ["more/a.mp4,go"], "revisits.csv": ["more/a.mp4,3.25,4", "a.mp4,1,2"]}[name]
+    (mine / name).write_bytes("\r".join([first, *rest, ""]).encode())
+    assert open_source(mine).wrong == ()
+    (mine / name).write_text("\n".join([first, *rest, 'more/a.mp4,"1' + " and on" * 20000]))
+    says = rf"{name}: line {2 + len(rest)} can't be read \(field larger .*; is a quote left open\?"
+    assert re.search(says, open_source(mine).wrong[0])
+
+
+@pytest.mark.timeout(120)
+def test_errors_without_end_do_not_stop_the_reading(mine, tmp_path, monkeypatch):
+    """ffmpeg waits for whoever reads its errors; here it has 200 KiB of them before the first frame."""
+    ffmpeg = tmp_path / "ffmpeg"
+    ffmpeg.write_text(
+        "#!/bin/sh\nhead -c 204800 /dev/zero | tr '\\0' 'x' >&2\n"
+        "printf '\\nfirst\\nerror while\\ndecoding MB 3 4\\n' >&2\nhead -c 3072 /dev/zero\n"
+    )
+    ffmpeg.chmod(0o755)
+    monkeypatch.setattr("imageio_ffmpeg.get_ffmpeg_exe", lambda: str(ffmpeg))
+    with pytest.raises(DataError, match=r"a.mp4 is damaged \(error while decoding MB 3 4\); get it again"):
+        read_video(mine / "a.mp4", 0, 4, 4, 16)
+
+
 def test_what_holds_nothing_to_train_on(tmp_path, mine):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"empty holds no .mp4.* and no meta/info.json"):
@@ -217,7 +244,7 @@ def test_a_dataset_of_ours_alone_stays_as_it_is_and_among_others_gives_size_and_
         assert np.array_equal(mixed[i].frames, alone[i].frames) and mixed.segments(i) == alone.segments(i)
     assert mixed[3].frames.shape == (17, 16, 16, 3) and mixed.seeds[:4] == (70, 71, 72, None)
     assert mixed.weights == [3, 1] and [mixed.source_of(i) for i in (0, 2, 3, 5)] == [0, 0, 1, 1]
-    assert "drawn 75% of the time" in mixed.told[0] and "drawn 25% of the time" in mixed.told[1]
+    assert "weight 3 of 4" in mixed.told[0] and "weight 1 of 4" in mixed.told[1]
     assert mixed[0].provenance["revisits"] == [[0, 8]]
     slower = open_data({"sources": [str(folder)], "fps": 2, "image_size": 32}, CHUNK)[0]
     assert numbers(slower.frames) == [0, 2, 4, 6, 8] and slower.provenance["revisits"] == [[0, 4]]
@@ -291,6 +318,43 @@ def test_sources_are_drawn_by_their_weights(tmp_path):
     assert isinstance(mixed, Footage)
 
 
+@pytest.mark.parametrize(
+    ("chunks", "held"),
+    [
+        ([2, 2, 1], [1]),
+        ([1, 2, 1], [2]),
+        ([3, 2, 2], [2]),
+        ([1, 1, 1], [2]),
+        ([2] + [1] * 38 + [2], [38, 39]),
+    ],
+)
+def test_longer_clips_are_held_out_where_one_is_left(tmp_path, chunks, held):
+    from tiny import make_dataset
+
+    from world_model.train_autoencoder import held_out_split
+
+    footage = as_footage(load_episodes(make_dataset(tmp_path / "made", tuple(chunks))))
+    training, out = held_out_split(footage)
+    assert out == held and sorted(training + out) == list(range(len(chunks)))
+
+
+def test_lengths_are_checked_without_frames(tmp_path):
+    from tiny import make_dataset
+
+    from world_model.chunks import check_lengths
+
+    data = load_episodes(make_dataset(tmp_path / "made", (2, 1, 3)))
+    check_lengths(data, [0, 1, 2], [(1, 4), (9, 4), (4, 1)])
+    with pytest.raises(
+        ValueError, match=r"no held-out episode has 9 past and 4 new frames: of 2 the longest has 9"
+    ):
+        check_lengths(data, [0, 1], [(1, 4), (9, 4)], "held-out")
+    with pytest.raises(
+        ValueError, match=r"no training episode has 1 past and 5 new .* in chunks of 4; give more"
+    ):
+        check_lengths(data, [2], [(1, 5)])
+
+
 @pytest.mark.long
 def test_pretraining_on_own_videos_and_a_dataset(tmp_path, videos):
     from test_pretrain import TINY
@@ -302,7 +366,7 @@ def test_pretraining_on_own_videos_and_a_dataset(tmp_path, videos):
     command = ["-m", "world_model.pretrain", data, "diffusion.steps=2", f"run_dir={tmp_path / 'run'}", *TINY]
     done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("data: ") == 2 and "drawn 67% of the time" in done.stdout
+    assert done.stdout.count("data: ") == 2 and "weight 2 of 3" in done.stdout
     model = WorldModel.from_pretrained(tmp_path / "run/model")
     chunk = next(model.stream(grey(1, 16, 16)[0], ["push the T over the edge"]))
     assert chunk.frames.shape == (1, 4, 16, 16, 3)
@@ -329,6 +393,36 @@ def test_inspect_shows_what_is_there(videos, tmp_path, capsys):
 
     with Image.open(sheet) as drawn:
         assert drawn.height == 3 * 100 and len(set(np.asarray(drawn)[50, 260::100, 0].tolist())) > 3
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("plain", []),
+        ("it's mine, [too]", []),
+        ("it's mine, [too]", ["clip_chunks=1"]),
+        ("2024", ["fps=6", "image_size=16"]),
+        ("plain", ["camera=observation.images.top", "task=path_retrace"]),
+    ],
+)
+def test_inspect_ends_with_a_command_that_reads_the_same(
+    videos, tmp_path, monkeypatch, capsys, name, options
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(videos, name)
+    assert inspected(["inspect", name, f"sheet={tmp_path / 'sheet.png'}", *options]) == 0
+    out = capsys.readouterr().out
+    told = out.partition("train on it: ")[2].strip()
+    assert ("hold two chunks or more: 0; training needs one" in out) == ("clip_chunks=1" in options)
+    python, _, module, *given = shlex.split(told)
+    cfg = compose("pretrain", given)
+    asked = dict(option.split("=") for option in options)
+    source = {"path": name, **{k: asked[k] for k in ("camera",) if k in asked}}
+    numbers_given = {k: int(v) for k, v in asked.items() if k in ("fps", "image_size", "clip_chunks")}
+    assert (python, module, cfg.task.name) == (
+        "python", "world_model.pretrain", asked.get("task", "cube_return")
+    )  # fmt: skip
+    assert DataOptions.of(cfg.data) == DataOptions.of({"sources": [source], **numbers_given})
 
 
 def test_inspect_lists_all_that_is_wrong(mine, tmp_path, capsys):
@@ -361,8 +455,6 @@ def test_the_documented_commands_are_read(root):
     for command, given in re.findall(
         r"python -m world_model\.(pretrain|slowfast_loop|evaluate) ([^`\n]+)", told
     ):
-        import shlex
-
         cfg = compose({"evaluate": "evaluate_video"}.get(command, command), shlex.split(given))
         assert DataOptions.of(cfg.data) if not str(cfg.data).endswith(".yaml") else True
     assert main is not None

@@ -25,6 +25,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from diffusers import UNet3DConditionModel
 from invoke import killed_at_every_write
+from omegaconf import DictConfig
 from safetensors.torch import load_file, save_file
 from sharded_learner import STEPS, go_on, learner_in
 from tiny import (
@@ -44,7 +45,8 @@ from torch import nn
 from tasks.commands import OptionError, RunDir, compose, main
 from tasks.dataset import DatasetWriter, load_episodes
 from tasks.files import write_text
-from world_model import slowfast_loop
+from tasks.shipped import weights_folder
+from world_model import slowfast_loop, train_autoencoder
 from world_model.autoencoder import FrameAutoencoder
 from world_model.chunks import Focus, LatentEpisodes, change_weight
 from world_model.device import pick_device, pick_precision
@@ -141,10 +143,21 @@ def test_the_same_command_again_prints_the_result(finished, data, capsys):
     assert files(finished) == before
 
 
-@pytest.mark.parametrize(("name", "finish"), [("pretrain", run), ("slowfast_loop", slowfast_loop.run)])
-def test_a_damaged_result_is_named(tmp_path, capsys, name, finish):
+def opened_pretraining(cfg: DictConfig) -> RunDir:
+    return RunDir.open("pretrain", cfg, ("device",))
+
+
+def opened_loop(cfg: DictConfig) -> RunDir:
+    return slowfast_loop.opened_run(cfg, weights_folder(None, cfg.task.name, "world_model"))
+
+
+@pytest.mark.parametrize(
+    ("name", "finish", "begin"),
+    [("pretrain", run, opened_pretraining), ("slowfast_loop", slowfast_loop.run, opened_loop)],
+)
+def test_a_damaged_result_is_named(tmp_path, capsys, name, finish, begin):
     options = [f"run_dir={tmp_path}/made", "device=cpu"]
-    RunDir.open(name, compose(name, options), ("device",))
+    begin(compose(name, options))
     write_text(tmp_path / "made" / METRICS, '{"psnr_imag')
     with pytest.raises(SystemExit) as end:
         main(name, finish, options)
@@ -223,7 +236,16 @@ def test_an_autoencoder_killed_at_every_write_ends_with_the_same_weights(finishe
 
 def test_a_finished_autoencoder_is_taken_as_it_is(finished, data, tmp_path):
     autoencoder = finished / "autoencoder_training/autoencoder"
-    assert pretrain(data, tmp_path / "run", "diffusion.steps=1", f"autoencoder.path={autoencoder}") == 0
+    assert (
+        pretrain(
+            data,
+            tmp_path / "run",
+            "diffusion.steps=1",
+            f"autoencoder.path={autoencoder}",
+            "autoencoder.steps=0",
+        )
+        == 0
+    )
     assert not (tmp_path / "run/autoencoder_training").exists()
     assert_same_tensors(finished / "latents.safetensors", tmp_path / "run/latents.safetensors")
 
@@ -236,6 +258,26 @@ BAD = [
     (["diffusion.batch_size=many"], "diffusion.batch_size=many: expected an integer"),
     (["autoencoder.path=a", "+model.pretrained=b"], "give autoencoder.path or model.pretrained"),
     (["model=huge"], "unknown model 'huge'; have: modelscope, tiny"),
+    (["autoencoder.every=0"], "autoencoder.every=0: expected an integer, at least 1"),
+    (["autoencoder.steps=0"], "autoencoder.steps=0: expected an integer, at least 1"),
+    (["autoencoder.batch_size=0"], "autoencoder.batch_size=0: expected an integer, at least 1"),
+    (["autoencoder.learning_rate=abc"], "autoencoder.learning_rate=abc: expected a number, at least 0"),
+    (["autoencoder.ema=2"], "autoencoder.ema=2: expected a number, at least 0 and at most 1"),
+    (["autoencoder.colour_weight=-1"], "autoencoder.colour_weight=-1: expected a number, at least 0"),
+    (["autoencoder.kl_weight=null"], "autoencoder.kl_weight=None: expected a number, at least 0"),
+    (["autoencoder.warmup=0.5"], "autoencoder.warmup=0.5: expected an integer, at least 0"),
+    (["diffusion.learning_rate=abc"], "diffusion.learning_rate=abc: expected a number, at least 0"),
+    (["diffusion.ema=-0.1"], "diffusion.ema=-0.1: expected a number, at least 0 and at most 1"),
+    (["diffusion.change_weight=nan"], "diffusion.change_weight=nan: expected a number, at least 0"),
+    (["diffusion.warmup=few"], "diffusion.warmup=few: expected an integer, at least 0"),
+    (["diffusion.drop_past=1.5"], "diffusion.drop_past=1.5: expected a number, at least 0 and at most 1"),
+    (["diffusion.focus='('"], "focus='(' is no regular expression"),
+    (
+        ["diffusion.pairs=[[10,4,1.0]]"],
+        "no training episode has 10 past and 4 new frames: of 5 the longest has 13",
+    ),
+    (["diffusion.pairs=[[1,1,1.0]]", "model.context_frames=40"], "no held-out episode has 36 past and 4 new"),
+    (["data=nowhere"], "no dataset at nowhere"),
 ]
 
 
@@ -247,15 +289,46 @@ def test_a_wrong_option_is_one_line_and_changes_nothing(data, tmp_path, capsys, 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["autoencoder.every=0"], "autoencoder.every=0: expected an integer, at least 1"),
+        (["autoencoder.learning_rate=abc"], "autoencoder.learning_rate=abc: expected a number, at least 0"),
+        (["device=gpu"], "device=gpu: expected auto, cpu, cuda or cuda:N"),
+        (["data=nowhere"], "no dataset at nowhere"),
+    ],
+)
+def test_the_autoencoder_alone_refuses_likewise(data, tmp_path, capsys, overrides, says):
+    options = ["device=cpu", f"data={data}", f"run_dir={tmp_path / 'run'}", *overrides]
+    with pytest.raises(SystemExit) as end:
+        main("autoencoder", train_autoencoder.run, options)
+    out, err = capsys.readouterr()
+    assert end.value.code in (1, 2) and says in err and err.count("\n") == 1 and out == ""
+    assert not (tmp_path / "run").exists()
+
+
+def test_clips_too_short_are_said_before_the_autoencoder_is_trained(tmp_path, capsys):
+    short = make_dataset(tmp_path / "short", (2, 1, 1))
+    assert pretrain(short, tmp_path / "run") == 1
+    err = capsys.readouterr().err
+    assert "no held-out episode has 4 past and 4 new frames: of 1 the longest has 5" in err
+    assert "data.clip_chunks" in err and err.count("\n") == 1 and not (tmp_path / "run").exists()
+
+
+def test_a_run_directory_that_was_there_outlives_bad_data(tmp_path):
+    options = [f"data={tmp_path / 'nowhere'}", f"run_dir={tmp_path / 'run'}", *TINY]
+    opened_pretraining(compose("pretrain", options))
+    before = files(tmp_path / "run")
+    assert pretrain(tmp_path / "nowhere", tmp_path / "run") == 1
+    assert files(tmp_path / "run") == before != {}
+
+
 BROKEN = [
-    (["diffusion.pairs=[[10,4,1.0]]"], "no episode has 10 past and 4 new frames; collect longer episodes"),
-    (["model.context_frames=40"], "no episode has 36 past and 4 new frames"),
     (["model.unet.cross_attention_dim=64"], "text tokens are 128 wide, the UNet's cross_attention_dim is 64"),
     (
         ["autoencoder.path=nowhere"],
         "nowhere: no such folder; expected an autoencoder that train_autoencoder saved",
     ),
-    (["data=nowhere"], "no dataset at nowhere"),
 ]
 
 

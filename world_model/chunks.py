@@ -91,6 +91,41 @@ def kept_latents(cache: Path, made_of: str, make: Callable[[], Tensor]) -> Tenso
     return made
 
 
+def chunk_starts(segment: Segment, past: int, new: int) -> list[int]:
+    """Frames j of a segment such that f_p frames up to j and f_g after it exist; whole chunks begin with the
+    segment, shorter ones anywhere in it."""
+    return [j for j in range(segment.start, segment.stop - new + 1) if j + 1 >= past]
+
+
+def check_lengths(
+    footage: Footage | EpisodeDataset,
+    episodes: Sequence[int],
+    pairs: Iterable[tuple[int, int]],
+    kind: str = "training",
+) -> None:
+    """Whether chunks can be drawn, before anything is encoded.
+
+    Args:
+        episodes: indices into the footage, at least one.
+        pairs: f_p and f_g of the chunks.
+        kind: what the episodes are called in the message.
+
+    Raises:
+        ValueError: none of the episodes holds a chunk of one of the pairs.
+    """
+    footage = as_footage(footage)
+    segments = [s for i in episodes for s in footage.segments(i)]
+    for past, new in pairs:
+        if not any(chunk_starts(s, past, new) for s in segments):
+            longest = max(int(footage.lengths[i]) for i in episodes)
+            chunk = max(s.stop - s.start for s in segments)
+            raise ValueError(
+                f"no {kind} episode has {past} past and {new} new frames: of {len(episodes)} the longest has "
+                f"{longest} frames, in chunks of {chunk}; give more and longer recordings or clips "
+                "(data.clip_chunks), captions without gaps, or train on fewer frames at once (context_frames, pairs)"
+            )
+
+
 class LatentEpisodes:
     """The latents ``(T, C, h, w)`` of episodes, and their segments.
 
@@ -136,11 +171,7 @@ class LatentEpisodes:
         return sorted({s.caption for segments in self.segments for s in segments})
 
     def _starts(self, place: tuple[int, int], past: int, new: int) -> list[int]:
-        """Frames j of a segment such that f_p frames up to j and f_g after it exist; whole chunks begin
-        with the segment, shorter ones anywhere in it."""
-        segment: Segment = self.segments[place[0]][place[1]]
-        last = segment.stop - new
-        return [j for j in range(segment.start, last + 1) if j + 1 >= past]
+        return chunk_starts(self.segments[place[0]][place[1]], past, new)
 
     def allowed(self, past: int, new: int) -> list[tuple[int, int]]:
         """The (episode, segment) pairs that hold f_p = past and f_g = new frames; ValueError if none does."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,19 +25,24 @@ from diffusers import DPMSolverMultistepScheduler, UNet3DConditionModel
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from tasks.commands import OptionError, RunDir, integer, main, task_words
+from tasks.commands import OptionError, RunDir, integer, main, number, task_words
 from tasks.files import read_json, write_json
 from tasks.hub import HubError, located
 from tasks.provenance import record_origin
 from world_model.autoencoder import FrameAutoencoder
-from world_model.chunks import Batch, Focus, LatentEpisodes
+from world_model.chunks import Batch, Focus, LatentEpisodes, check_lengths
 from world_model.data.footage import Footage, inlined, open_data
 from world_model.device import device_name, pick_device, pick_precision
 from world_model.diffusion import Diffusion
 from world_model.model import Settings, WorldModel
-from world_model.objective import Objective
+from world_model.objective import SHARES, Objective
 from world_model.text import TextEncoder
-from world_model.train_autoencoder import held_out_split, train_autoencoder
+from world_model.train_autoencoder import (
+    check_autoencoder_options,
+    held_out_split,
+    train_autoencoder,
+    withdrawn_on_error,
+)
 from world_model.training import CheckpointError, Learner, Log, check_launch, generator, train
 from world_model.unet import layer_names, prepared
 
@@ -120,15 +126,20 @@ class ChunkLoss:
         return losses.mean(), figures
 
 
+def measured_pairs(settings: Settings) -> list[tuple[int, int]]:
+    """Past and new frames of the chunks that :func:`next_chunk_metrics` draws from the held-out episodes."""
+    full = settings.context_frames - settings.chunk_frames
+    return [(past, settings.chunk_frames) for past in sorted({1, full})]
+
+
 def next_chunk_metrics(
     model: WorldModel, data: LatentEpisodes, chunks: int, seed: int = 0, at_once: int = 16
 ) -> dict[str, float]:
     """PSNR (dB) of imagined next chunks against the decoded truth, beside copying the last frame; ``at_once`` in a
     batch, no more than 16."""
     errors: dict[str, list[float]] = {"imagined": [], "copied": []}
-    new, size = model.settings.chunk_frames, min(16, at_once)
-    pasts = sorted({1, model.past_frames})
-    for past in pasts:
+    pairs, size = measured_pairs(model.settings), min(16, at_once)
+    for past, new in pairs:
         for at in range(0, chunks, size):
             batch = data.draw(min(size, chunks - at), past, new, generator(seed, at, past))
             clean = batch.clean.to(model.device)
@@ -142,7 +153,7 @@ def next_chunk_metrics(
             errors["imagined"].append(((model.decode(made) - truth[:, 1:]) ** 2).mean())
             errors["copied"].append(((truth[:, :1] - truth[:, 1:]) ** 2).mean())
     psnr = {f"psnr_{k}": float(10 * np.log10(255**2 / np.mean(v))) for k, v in errors.items()}
-    return {**psnr, "chunks": len(pasts) * chunks}
+    return {**psnr, "chunks": len(pairs) * chunks}
 
 
 def untrained(cfg: DictConfig, autoencoder: FrameAutoencoder, captions: list[str]) -> WorldModel:
@@ -228,8 +239,6 @@ def pretrain(cfg: DictConfig, run_dir: RunDir, accelerator: Accelerator, footage
     if model is None:
         model = untrained(cfg, autoencoder, data.captions())
     held_out = LatentEpisodes(footage, autoencoder, held)
-    for past in (1, model.past_frames):
-        held_out.allowed(past, model.settings.chunk_frames)
     begin = time.monotonic()
     averaged = train_core(cfg, model, data, run_dir / "training", accelerator)
     folder = run_dir / "model"
@@ -254,9 +263,39 @@ def opened(cfg: DictConfig, accelerator: Accelerator) -> Footage:
     return footage
 
 
+def check_footage(cfg: DictConfig, footage: Footage) -> None:
+    """Whether there are episodes to train on and to hold out, long enough for what is drawn from them.
+
+    Raises:
+        ValueError: there are not.
+        OptionError: ``diffusion.pairs`` can't be read.
+    """
+    training, held = held_out_split(footage)
+    settings = settings_of(cfg)
+    drawn = pairs_of(cfg.diffusion.pairs, settings)
+    check_lengths(footage, training, [(past, new) for past, new, _ in drawn], "training")
+    check_lengths(footage, held, measured_pairs(settings), "held-out")
+
+
+def check_options(cfg: DictConfig) -> None:
+    """OptionError for a value outside its range, ValueError for a focus that is no regular expression; the
+    autoencoder's options count where one is trained."""
+    for key in ("steps", "batch_size", "every", "held_out_chunks"):
+        integer(cfg, f"diffusion.{key}", 1)
+    integer(cfg, "diffusion.warmup", 0)
+    for key in ("learning_rate", "change_weight"):
+        number(cfg, f"diffusion.{key}")
+    for key in ("ema", "focus_share", *SHARES):
+        number(cfg, f"diffusion.{key}", maximum=1.0)
+    Focus.of(cfg.diffusion.focus, cfg.diffusion.focus_share)
+    if cfg.model.get("pretrained") and cfg.autoencoder.path:
+        raise OptionError("give autoencoder.path or model.pretrained, which brings its own autoencoder")
+    if not (cfg.model.get("pretrained") or cfg.autoencoder.path):
+        check_autoencoder_options(cfg)
+
+
 def run(cfg: DictConfig) -> None:
-    for key in ("diffusion.steps", "diffusion.batch_size", "diffusion.every", "diffusion.held_out_chunks"):
-        integer(cfg, key, 1)
+    check_options(cfg)
     device = pick_device(cfg.device)
     precision = pick_precision(cfg.precision, device)
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=precision)
@@ -266,8 +305,6 @@ def run(cfg: DictConfig) -> None:
             f"diffusion.batch_size={cfg.diffusion.batch_size}: expected a multiple of the "
             f"{accelerator.num_processes} processes"
         )
-    if cfg.model.get("pretrained") and cfg.autoencoder.path:
-        raise OptionError("give autoencoder.path or model.pretrained, which brings its own autoencoder")
     cfg.data = inlined(cfg.data)
     shared = [RunDir.open("pretrain", cfg, ignore=("device",)) if accelerator.is_main_process else None]
     run_dir = cast(RunDir, broadcast_object_list(shared)[0])
@@ -275,10 +312,13 @@ def run(cfg: DictConfig) -> None:
     if (folder / "metrics.json").is_file():
         accelerator.print("finished already")
     else:
+        with withdrawn_on_error(run_dir) if accelerator.is_main_process else nullcontext():
+            footage = opened(cfg, accelerator)
+            check_footage(cfg, footage)
         if accelerator.is_main_process:
             name, count = device_name(accelerator.device), accelerator.num_processes
             record_origin(run_dir.path, "world_model.pretrain", name, count)
-        folder = pretrain(cfg, run_dir, accelerator, opened(cfg, accelerator))
+        folder = pretrain(cfg, run_dir, accelerator, footage)
     accelerator.print(json.dumps(read_json(folder / "metrics.json")))
     accelerator.print(f"{folder}\nplan with it: python -m planner.run {task_words(cfg)} weights={folder}")
     accelerator.end_training()

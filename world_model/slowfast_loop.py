@@ -25,13 +25,13 @@ from tasks.commands import OptionError, RunDir, integer, main, task_words
 from tasks.files import read_json, write_json
 from tasks.provenance import record_origin
 from tasks.shipped import weights_folder
-from world_model.chunks import LatentEpisodes
+from world_model.chunks import LatentEpisodes, check_lengths
 from world_model.data.footage import inlined
 from world_model.device import device_name, pick_device, pick_precision
 from world_model.diffusion import Diffusion
 from world_model.model import WorldModel, fingerprint
 from world_model.objective import Objective
-from world_model.pretrain import next_chunk_metrics, opened
+from world_model.pretrain import measured_pairs, next_chunk_metrics, opened
 from world_model.slowfast import (
     ChunkChooser,
     EpisodeBatches,
@@ -185,6 +185,7 @@ def slowfast_loop(cfg: DictConfig, base: Path, run_dir: RunDir, accelerator: Acc
     elif memory.spec:
         model.write_with_core()
     training, held = held_out_split(footage)
+    check_lengths(footage, held, measured_pairs(model.settings), "held-out")
     with accelerator.main_process_first():
         data = LatentEpisodes(footage, model.autoencoder, training, run_dir / "latents.safetensors")
     held_out = LatentEpisodes(footage, model.autoencoder, held)

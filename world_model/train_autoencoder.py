@@ -8,7 +8,9 @@ The same command resumes. Shipped and used afterwards is the average of the weig
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from math import inf
 from pathlib import Path
 from typing import cast
 
@@ -19,7 +21,7 @@ from diffusers import AutoencoderKL
 from omegaconf import DictConfig
 from torch import Tensor
 
-from tasks.commands import RunDir, integer, main
+from tasks.commands import RunDir, integer, main, number
 from tasks.files import read_json, write_json
 from tasks.provenance import record_origin
 from world_model.autoencoder import FrameAutoencoder, reconstruction_loss
@@ -46,19 +48,29 @@ def build_autoencoder(cfg: DictConfig) -> FrameAutoencoder:
 
 
 def held_out_split(footage: Footage, share: float = 0.05) -> tuple[list[int], list[int]]:
-    """Episode indices for training, and the last ones of each source held out (at least one where it has two).
+    """Episode indices for training, and those of each source held out: the last ones, at least one where it has two.
 
     Raises:
         ValueError: no source has two.
     """
-    counts = [min(len(r) - 1, max(1, round(share * len(r)))) for r in footage.ranges]
+    counts = [max(0, min(len(r) - 1, max(1, round(share * len(r))))) for r in footage.ranges]
     if not any(counts):
         raise ValueError(
             f"{len(footage)} episodes are too few to hold some out; collect at least 2, or cut long recordings "
             "with data.clip_chunks"
         )
-    parts = list(zip(footage.ranges, counts, strict=True))
-    return [i for r, n in parts for i in r[: len(r) - n]], [i for r, n in parts for i in r[len(r) - n :]]
+    parts = zip(footage.ranges, counts, strict=True)
+    held = [i for episodes, count in parts for i in last_ones(footage, episodes, count)]
+    return sorted(set(range(len(footage))) - set(held)), held
+
+
+def last_ones(footage: Footage, episodes: Sequence[int], count: int) -> list[int]:
+    """The last ``count`` of a source's episodes; those of a single chunk, which has no past, only where there are not
+    enough others. The first of the others is not taken: training needs one, too."""
+    single = [i for i in episodes if len(footage.segments(i)) < 2]
+    longer = [i for i in episodes if len(footage.segments(i)) > 1]
+    order = [*longer[:1], *single, *longer[1:]]
+    return sorted(order[len(order) - count :])
 
 
 def frames_of(footage: Footage, episodes: Sequence[int]) -> np.ndarray:
@@ -136,15 +148,41 @@ def train_autoencoder(cfg: DictConfig, folder: Path, footage: Footage) -> Path:
     return done
 
 
+def check_autoencoder_options(cfg: DictConfig) -> None:
+    """OptionError for a value of ``autoencoder`` outside its range."""
+    for key in ("steps", "batch_size", "every"):
+        integer(cfg, f"autoencoder.{key}", 1)
+    integer(cfg, "autoencoder.warmup", 0)
+    for key, top in (("learning_rate", inf), ("ema", 1.0), ("colour_weight", inf), ("kl_weight", inf)):
+        number(cfg, f"autoencoder.{key}", maximum=top)
+
+
+@contextmanager
+def withdrawn_on_error(run_dir: RunDir) -> Iterator[None]:
+    """Removes a run directory that was made just now where what follows fails: nothing but its configuration lies in
+    it. One that was there before stays."""
+    try:
+        yield
+    except BaseException:
+        if not run_dir.resumed:
+            with suppress(OSError):
+                (run_dir / "config.yaml").unlink()
+                run_dir.path.rmdir()
+        raise
+
+
 def run(cfg: DictConfig) -> None:
-    integer(cfg, "autoencoder.steps", 1)
+    check_autoencoder_options(cfg)
     cfg.data = inlined(cfg.data)
     run_dir = RunDir.open("autoencoder", cfg, ignore=("device",))
     folder = run_dir / "autoencoder"
     if not (folder / "metrics.json").is_file():
-        footage = open_data(cfg.data, hydra.utils.instantiate(cfg.task).chunk_frames)
+        with withdrawn_on_error(run_dir):
+            device = pick_device(cfg.device)
+            footage = open_data(cfg.data, hydra.utils.instantiate(cfg.task).chunk_frames)
+            held_out_split(footage)
         print("".join(f"data: {line}\n" for line in footage.told), end="", flush=True)
-        record_origin(run_dir.path, "world_model.train_autoencoder", device_name(pick_device(cfg.device)))
+        record_origin(run_dir.path, "world_model.train_autoencoder", device_name(device))
         train_autoencoder(cfg, run_dir.path, footage)
     print(json.dumps(read_json(folder / "metrics.json")))
     print(folder)

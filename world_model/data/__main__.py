@@ -10,14 +10,17 @@ is 1 then.
 from __future__ import annotations
 
 import hashlib
+import re
+import shlex
 import sys
 from functools import partial
 from pathlib import Path
 
 import hydra
+from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig
 
-from tasks.commands import CommandError, OptionError, integer, main
+from tasks.commands import CommandError, OptionError, integer, main, task_words
 from world_model.data.footage import DataOptions, TakeEpisodes, open_source, target
 from world_model.data.inspection import inspect, write_sheet
 
@@ -28,6 +31,23 @@ def sheet_of(path: Path) -> Path:
     """Where a folder's contact sheet goes by default."""
     digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
     return Path("runs/data") / f"{path.resolve().name}-{digest}.png"
+
+
+def quoted(text: str) -> str:
+    """A value as an option's text gives it: in quotes where it would be read as something else."""
+    plain = re.fullmatch(r"[A-Za-z_./][\w./-]*", text, re.ASCII)
+    return text if plain else QuotedString(text, Quote.single).with_quotes()
+
+
+def training_command(path: Path, cfg: DictConfig) -> str:
+    """What to type to train on a folder as it was inspected."""
+    given = {k: cfg[k] for k in ("fps", "image_size", "clip_chunks") if cfg[k] is not None}
+    data = quoted(str(path))
+    if given or cfg.camera:
+        camera = f", camera: {quoted(str(cfg.camera))}" if cfg.camera else ""
+        parts = [f"sources: [{{path: {data}{camera}}}]", *(f"{k}: {v}" for k, v in given.items())]
+        data = f"{{{', '.join(parts)}}}"
+    return f"python -m world_model.pretrain {task_words(cfg)} {shlex.quote(f'data={data}')}"
 
 
 def run(path: Path, cfg: DictConfig) -> None:
@@ -47,7 +67,7 @@ def run(path: Path, cfg: DictConfig) -> None:
         write_sheet(found.sheet, sheet)
         print(f"sheet     {sheet}")
     if not found.wrong:
-        print(f"wrong     nothing\ntrain on it: python -m world_model.pretrain data={path}")
+        print(f"wrong     nothing\ntrain on it: {training_command(path, cfg)}")
         return
     print(f"wrong     {len(found.wrong)}:", *(f"          {line}" for line in found.wrong), sep="\n")
     raise CommandError(f"{path}: {len(found.wrong)} things are wrong; training would stop at the first")

@@ -76,15 +76,20 @@ def timed(line: str) -> bool:
 
 
 def rows_of(path: Path, needed: Sequence[str] = COLUMNS) -> Iterator[tuple[str, dict[str, str], str]]:
-    """Video, row and place of each line of a csv. Raises DataError: no such columns."""
-    table = csv.DictReader(io.StringIO(decoded(path)))
-    if missing := [name for name in needed if name not in (table.fieldnames or ())]:
-        whole = "video,start,end,caption" if needed == COLUMNS else ",".join(needed)
-        raise DataError(f"{path}: no column {', '.join(missing)}; the first line should read {whole}")
-    for row in table:
-        cells = {k: (v or "").strip() for k, v in row.items() if isinstance(k, str)}
-        if any(cells.values()):
-            yield cells["video"], cells, f"{path}: line {table.line_num}"
+    """Video, row and place of each line of a csv. Raises DataError: no such columns, or no csv."""
+    table, begun = csv.DictReader(io.StringIO(decoded(path), newline=None)), 1
+    try:
+        if missing := [name for name in needed if name not in (table.fieldnames or ())]:
+            whole = "video,start,end,caption" if needed == COLUMNS else ",".join(needed)
+            raise DataError(f"{path}: no column {', '.join(missing)}; the first line should read {whole}")
+        begun = table.line_num + 1
+        for row in table:
+            cells = {k: (v or "").strip() for k, v in row.items() if isinstance(k, str)}
+            if any(cells.values()):
+                yield cells["video"], cells, f"{path}: line {table.line_num}"
+            begun = table.line_num + 1
+    except csv.Error as error:
+        raise DataError(f"{path}: line {begun} can't be read ({error}); is a quote left open?") from None
 
 
 def of_row(row: dict[str, str], where: str, length: float) -> Caption:

@@ -158,7 +158,7 @@ class Footage(Sequence[Episode]):
 
     Args:
         parts: the sources' episodes.
-        weights: how often each is drawn from in training; by default each as often.
+        weights: how often pretraining draws from each; by default each as often.
         told: a line for each source, for people.
 
     Attributes:
@@ -283,8 +283,9 @@ def open_data(data: Any, chunk_frames: int) -> Footage:
             )
     weights = [weight for _, weight, _ in options.sources]
     told = [
-        f"{s.path}: {line_of(s, fps, side)}; {len(p)} clips, {sum(p.lengths) - len(p)} new frames, drawn "
-        f"{w / sum(weights):.0%} of the time" + (f"; {p.short} too short, left out" if p.short else "")
+        f"{s.path}: {line_of(s, fps, side)}; {len(p)} clips, {sum(p.lengths) - len(p)} new frames"
+        + (f", weight {w:g} of {sum(weights):g}" if len(weights) > 1 else "")
+        + (f"; {p.short} too short, left out" if p.short else "")
         for s, p, w in zip(sources, parts, weights, strict=True)
     ]
     return Footage(parts, weights, told)

@@ -74,6 +74,10 @@ def report(source: Source, part: TakeEpisodes, said: Counter[str], alike: int) -
         notes.append(f"fps={part.fps:.4g} is above the recordings' {source.fps:.4g}: frames are shown twice")
     if len(part) == 1:
         notes.append("a single clip: training holds some out, so cut it with clip_chunks=N")
+    elif (longer := sum(n > 1 + part.chunk_frames for n in part.lengths)) < 2:
+        notes.append(
+            f"clips that hold two chunks or more: {longer}; training needs one, and holds another out"
+        )
     return lines + [f"note      {note}" for note in notes]
 
 

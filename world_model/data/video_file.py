@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import imageio_ffmpeg
 import numpy as np
@@ -42,6 +45,13 @@ def facts(path: Path) -> VideoFacts:
     return found
 
 
+def last_words(file: IO[bytes], lines: int = 2, most: int = 160) -> str:
+    """The end of what a program wrote into ``file``, without line breaks."""
+    file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
+    words = " ".join(file.read().decode(errors="replace").splitlines()[-lines:]).split()
+    return " ".join(words)[-most:]
+
+
 def read_video(
     path: Path, start: float, fps: float, count: int, side: int, end: float | None = None
 ) -> np.ndarray:
@@ -65,17 +75,18 @@ def read_video(
         "-r", f"{own}", "-frames:v", str(int(wanted[-1]) + 1), "-f", "rawvideo", "-pix_fmt", "rgb24", "pipe:1",
     ]  # fmt: skip
     size, out, filled, seen = side * side * 3, np.empty((count, side, side, 3), np.uint8), 0, 0
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdout and process.stderr
-        while filled < count and len(data := process.stdout.read(size)) == size:
-            while filled < count and wanted[filled] == seen:
-                out[filled] = np.frombuffer(data, np.uint8).reshape(side, side, 3)
-                filled += 1
-            seen += 1
-        process.stdout.read()
-        said = " ".join(process.stderr.read().decode(errors="replace").split())
+    with tempfile.TemporaryFile() as errors:  # a pipe that nobody reads meanwhile would fill, and stop ffmpeg
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors) as process:
+            assert process.stdout
+            while filled < count and len(data := process.stdout.read(size)) == size:
+                while filled < count and wanted[filled] == seen:
+                    out[filled] = np.frombuffer(data, np.uint8).reshape(side, side, 3)
+                    filled += 1
+                seen += 1
+            process.stdout.read()
+        said = last_words(errors)
     if process.returncode or said:
-        raise DataError(f"{path} is damaged ({said[:160] or 'ffmpeg failed'}); get it again")
+        raise DataError(f"{path} is damaged ({said or 'ffmpeg failed'}); get it again")
     if count - filled > 0 and wanted[filled:].max() <= seen and filled:
         out[filled:] = out[filled - 1]  # its header promised a frame more than there are
         filled = count
