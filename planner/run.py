@@ -62,7 +62,7 @@ def run_batches(
             whole = seeds[at : at + cfg.batch_size]
             there = [s for s in whole if s not in lost]
             batch = [s for s in there if not has_result(folder, s)]
-            if batch and isinstance(parts.model.memory, Shuffled):
+            if batch and isinstance(parts.world_model.memory, Shuffled):
                 batch = there
             bar.update(len(whole) - len(batch))
             while batch:

@@ -60,7 +60,7 @@ def test_episodes_that_read_each_other_run_in_whole_batches(result, tmp_path, mo
     monkeypatch.setattr("planner.run._run_batch", played)
     cfg = compose("run", ["batch_size=2"])
     for memory, then in ((TempLora(), [3]), (Shuffled(TempLora()), [3, 4])):
-        parts = SimpleNamespace(task=TASK, model=SimpleNamespace(memory=memory))
+        parts = SimpleNamespace(task=TASK, world_model=SimpleNamespace(memory=memory))
         folder = tmp_path / memory.name
         assert len(run_batches(parts, cfg, [1, 2, 3, 4], folder)) == 4
         (folder / "3.json").unlink()

@@ -335,7 +335,7 @@ def chunk_losses(
     memory = model.memory
     if states is None:
         states = memory.concat([s.state for s in samples])
-    losses, figures = [], {}
+    losses, figures = list[Tensor](), dict[str, float]()
     pasts = [len(s.past) for s in samples]
     groups = [[i for i, n in enumerate(pasts) if n == past] for past in sorted(set(pasts))]
     for group in groups:
