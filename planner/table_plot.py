@@ -39,6 +39,5 @@ def draw_planning(path: Path, result: Mapping[str, Any]) -> None:
     axes.set_xlabel(f"{result.get('figure', 'distance')}, {result['unit']}", fontsize=8)
     axes.tick_params(axis="x", labelsize=8)
     axes.grid(axis="x", alpha=0.3)
-    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temp:
         figure.savefig(temp, format="png")

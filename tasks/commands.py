@@ -12,8 +12,8 @@ import os
 import re
 import sys
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -339,6 +339,19 @@ class RunDir:
         if not resumed:
             write_text(path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
         return cls(path, resumed)
+
+    @contextmanager
+    def withdrawn_on_error(self) -> Iterator[None]:
+        """Removes the directory, if it was made just now, where what follows fails: nothing but its configuration lies
+        in it. One that was there before stays."""
+        try:
+            yield
+        except BaseException:
+            if not self.resumed:
+                with suppress(OSError):
+                    (self.path / "config.yaml").unlink()
+                    self.path.rmdir()
+            raise
 
 
 def _check_owner(path: Path, config: dict[str, Any]) -> bool:

@@ -58,10 +58,11 @@ def finetuned_folder(
     Args:
         loop: the memory that its weights were finetuned with; None is the base.
         given: the base's folder or Hub id, or None for the shipped one.
-        loop_weights: folders or Hub ids by memory; None takes the shipped one.
+        loop_weights: folders or Hub ids by memory; None takes the one beside the base, for the shipped one began with
+            the shipped base.
 
     Raises:
-        CommandError: the row needs finetuned weights that are neither given nor shipped.
+        CommandError: the row needs finetuned weights that are neither given nor beside the base.
         OptionError: what is given is no name of a folder.
     """
     if loop is None:
@@ -72,13 +73,17 @@ def finetuned_folder(
                 f"loop_weights.{loop}={folder}: expected one folder; planner.evaluate takes several"
             )
         return weights_folder(folder, task, "world_model")
-    shipped = ROOT / "weights" / task / f"world_model-{loop}"
-    if not shipped.is_dir():
+    beside = (located(given) if given else ROOT / "weights" / task) / f"world_model-{loop}"
+    if not beside.is_dir():
+        lacks, same = f"no weights were finetuned with memory={loop}", ""
+        if given:
+            lacks = f"weights={given} holds no {beside.name}, and what is shipped began with another base"
+            same = " with these weights"
         raise CommandError(
-            f"no weights were finetuned with memory={loop}; run python -m world_model.slowfast_loop "
-            f"task={task} memory={loop}, then give loop_weights.{loop}=FOLDER"
+            f"{lacks}; run python -m world_model.slowfast_loop task={task} memory={loop}{same}, then give "
+            f"loop_weights.{loop}=FOLDER"
         )
-    return shipped
+    return beside
 
 
 def shown(folder: Path) -> str:

@@ -18,6 +18,7 @@ from world_model.model import Settings, WorldModel
 from world_model.text import SentenceEncoder, TextEncoder
 
 SIDE, CHANNELS, LATENT, WIDTH = 16, 4, 4, 8
+SETTINGS = {"chunk_frames": 2, "context_frames": 4, "sampling_steps": 3, "guidance": (1.5, 2.5)}
 CAPTIONS = ("pick up the red cube", "pick up the blue cube", "put the red cube on the left")
 
 
@@ -77,13 +78,7 @@ def make_scheduler(prediction_type: str = "v_prediction") -> DPMSolverMultistepS
 
 
 def make_model(text: TextEncoder, memory: TempLora | None = None, **settings: object) -> WorldModel:
-    chosen = {
-        "name": "tiny",
-        "chunk_frames": 2,
-        "context_frames": 4,
-        "sampling_steps": 3,
-        "guidance": (1.5, 2.5),
-    } | settings
+    chosen = {"name": "tiny"} | SETTINGS | settings
     return WorldModel(
         make_autoencoder(), text, make_unet(), make_scheduler(), Settings(**chosen), memory, version="test"
     )
@@ -160,8 +155,7 @@ def save_modelscope(folder: Path) -> Path:
 
 def open_modelscope(folder: Path, memory: TempLora | None = None, **settings: object) -> WorldModel:
     """``save_modelscope``'s folder with ``make_model``'s settings."""
-    chosen = {"chunk_frames": 2, "context_frames": 4, "sampling_steps": 3, "guidance": (1.5, 2.5)} | settings
-    return WorldModel.from_pretrained(folder, memory, **chosen)
+    return WorldModel.from_pretrained(folder, memory, **SETTINGS | settings)
 
 
 def modelscope_options(folder: Path, *overrides: str) -> tuple[str, ...]:

@@ -28,13 +28,12 @@ from tasks.files import kept_json, write_text
 from tasks.process import peak_megabytes
 from tasks.shipped import shown, weights_folder
 from world_model.action_lines import ActionError, Actions, FileActions, StreamActions
-from world_model.device import pick_device, pick_dtype
 from world_model.growing_video import GrowingVideo, captioned
 from world_model.memory.adapter import write_safetensors
-from world_model.model import SETTINGS, Settings, WorldModel
+from world_model.model import SETTINGS, WorldModel, stored_settings
 from world_model.picture import read_picture
 from world_model.rollout_file import load_rollout, save_rollout
-from world_model.sampling import sampling_options
+from world_model.sampling import open_world_model, sampling_options
 from world_model.training import CheckpointError
 from world_model.video_tables.choice import choose
 
@@ -88,7 +87,7 @@ def chunk_frames_of(folder: Path) -> int:
     """New frames of each chunk that the model in a folder makes. Raises CheckpointError: its settings are damaged."""
     file = folder / SETTINGS
     try:
-        return Settings(**json.loads(file.read_text()) if file.is_file() else {}).chunk_frames
+        return stored_settings(folder).chunk_frames
     except (OSError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{file} can't be read ({reason}); get it again") from None
@@ -100,16 +99,15 @@ def open_model(cfg: DictConfig, chosen: Mapping[str, Any] | None = None) -> tupl
     Raises:
         CheckpointError, OptionError: no such weights, or a value that an option can't take.
     """
-    sampling = sampling_options(cfg)
+    sampling_options(cfg)
     memory = hydra.utils.instantiate(cfg.memory, **(chosen or {}))
     if memory.name.startswith("shuffled"):
         raise OptionError("memory=shuffled exchanges the memories of several episodes; a video is one")
     if memory.name == "oracle":
         raise OptionError("memory=oracle is told how a chunk should end; of a video nobody knows it")
-    folder, device = weights_of(cfg, memory.name, bool(chosen)), pick_device(cfg.device)
+    folder = weights_of(cfg, memory.name, bool(chosen))
     context = chunk_frames_of(folder) + 1 if cfg.get("single_frame") else None
-    precision = pick_dtype(cfg.precision, device)
-    model = WorldModel.from_pretrained(folder, memory, device, precision, **sampling, context_frames=context)
+    model = open_world_model(cfg, folder, memory, context)
     if cfg.image_size % model.autoencoder.factor:
         raise OptionError(f"image_size={cfg.image_size}: expected a multiple of {model.autoencoder.factor}")
     return model, f"{shown(folder)} ({model.version})"

@@ -186,18 +186,21 @@ class WorldModel:
         """From now on fast learning takes its gradients at the weights as they are, or as they were when
         this was called before, whatever becomes of Φ."""
         if self.writer is None:
-            self.writer = prepared(copied(self.unet, self.unet.dtype)).eval().requires_grad_(False)
-            checkpoint_layers(self.writer, self.settings.gradient_checkpointing)
-            self.writing = Diffusion(self.writer, self.diffusion.scheduler, self.text.null)
-            if self.memory.spec:
-                self.use_memory(self.memory, self.theta0)
+            writer = prepared(copied(self.unet, self.unet.dtype)).eval().requires_grad_(False)
+            checkpoint_layers(writer, self.settings.gradient_checkpointing)
+            self._write_with(writer)
 
     def write_with_core(self) -> None:
         """From now on fast learning takes its gradients at Φ, whatever becomes of it, as Algorithm 1b has it."""
         if self.writer is not None:
-            self.writer, self.writing = None, self.diffusion
-            if self.memory.spec:
-                self.use_memory(self.memory, self.theta0)
+            self._write_with(None)
+
+    def _write_with(self, writer: UNet3DConditionModel | None) -> None:
+        scheduler = self.diffusion.scheduler
+        self.writer = writer
+        self.writing = Diffusion(writer, scheduler, self.text.null) if writer else self.diffusion
+        if self.memory.spec:
+            self.use_memory(self.memory, self.theta0)
 
     @property
     def device(self) -> torch.device:
@@ -454,17 +457,22 @@ class WorldModel:
             text = ClipTextEncoder.from_pretrained(folder)
         else:
             text = SentenceEncoder.from_pretrained(folder)
-        published = {"gradient_checkpointing": True}  # at that size fast learning needs it
-        stored = json.loads((folder / SETTINGS).read_text()) if (folder / SETTINGS).is_file() else published
         return cls(
             FrameAutoencoder.from_pretrained(folder / "vae", dtype),
             text,
             opened_unet(folder, "unet", dtype),
             DPMSolverMultistepScheduler.from_pretrained(folder, subfolder="scheduler"),
-            Settings(**stored),
+            stored_settings(folder),
             version=fingerprint(folder),
             writer=opened_unet(folder, WRITER, dtype) if (folder / WRITER).is_dir() else None,
         )
+
+
+def stored_settings(folder: Path) -> Settings:
+    """How the model in a folder is to be used; without our file it is a published one, which fast learning needs
+    gradient checkpointing for. Raises OSError, ValueError, TypeError: the file is damaged."""
+    file = folder / SETTINGS
+    return Settings(**json.loads(file.read_text()) if file.is_file() else {"gradient_checkpointing": True})
 
 
 def opened_unet(folder: Path, part: str, dtype: torch.dtype) -> UNet3DConditionModel:

@@ -41,7 +41,6 @@ from world_model.train_autoencoder import (
     check_autoencoder_options,
     held_out_split,
     train_autoencoder,
-    withdrawn_on_error,
 )
 from world_model.training import CheckpointError, Learner, Log, check_launch, generator, train
 from world_model.unet import layer_names, prepared
@@ -312,7 +311,7 @@ def run(cfg: DictConfig) -> None:
     if (folder / "metrics.json").is_file():
         accelerator.print("finished already")
     else:
-        with withdrawn_on_error(run_dir) if accelerator.is_main_process else nullcontext():
+        with run_dir.withdrawn_on_error() if accelerator.is_main_process else nullcontext():
             footage = opened(cfg, accelerator)
             check_footage(cfg, footage)
         if accelerator.is_main_process:

@@ -36,8 +36,11 @@ def sampling_options(cfg: DictConfig) -> dict[str, Any]:
     }
 
 
-def open_world_model(cfg: DictConfig, folder: Path, memory: AnyMemory | None = None) -> WorldModel:
-    """The world model of a folder, with the device, precision and sampling that ``cfg`` names."""
+def open_world_model(
+    cfg: DictConfig, folder: Path, memory: AnyMemory | None = None, context_frames: int | None = None
+) -> WorldModel:
+    """The world model of a folder, with the device, precision and sampling that ``cfg`` names; None is the model's own
+    context."""
     device = pick_device(cfg.device)
     return WorldModel.from_pretrained(
         folder,
@@ -45,6 +48,7 @@ def open_world_model(cfg: DictConfig, folder: Path, memory: AnyMemory | None = N
         device,
         pick_dtype(cfg.precision, device),
         **sampling_options(cfg),
+        context_frames=context_frames,
     )
 
 

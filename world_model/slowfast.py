@@ -266,10 +266,14 @@ class SlowFastLoss:
         self.seed, self.part, self.pool = seed, part, pool
         self._collected: dict[int, Experience] = {}
 
+    def _kept(self, iteration: int) -> range:
+        """The inner loops that D_s holds at an iteration."""
+        return range(max(0, iteration - self.pool + 1), iteration + 1)
+
     def collected(self, iteration: int) -> dict[int, Experience]:
         """D_s at an iteration, by the inner loop that it comes from: this process's episodes. What is missing,
         as after a restart, is walked again."""
-        kept = range(max(0, iteration - self.pool + 1), iteration + 1)
+        kept = self._kept(iteration)
         self._collected = {i: e for i, e in self._collected.items() if i in kept}
         for i in kept:
             if i not in self._collected:
@@ -280,10 +284,8 @@ class SlowFastLoss:
     def draw(self, step: int) -> tuple[list[int], list[int], list[int], torch.Generator]:
         """What the B samples of a step are: the inner loop, the episode and the chunk of each, whichever process
         trains on it; and the generator for what else is drawn."""
-        iteration = step // self.outer_steps
-        rng = generator(self.seed, step, OUTER)
-        oldest = max(0, iteration - self.pool + 1)
-        loops = torch.randint(oldest, iteration + 1, (self.batches.size,), generator=rng).tolist()
+        kept, rng = self._kept(step // self.outer_steps), generator(self.seed, step, OUTER)
+        loops = torch.randint(kept.start, kept.stop, (self.batches.size,), generator=rng).tolist()
         episodes = [self.batches[i][place] for place, i in enumerate(loops)]
         captions = [[s.caption for s in self.data.segments[e]] for e in episodes]
         return loops, episodes, self.chooser(captions, rng), rng
@@ -333,15 +335,15 @@ def chunk_losses(
         states: a memory state of B episodes to use instead of the samples' own.
     """
     memory = model.memory
-    if states is None:
-        states = memory.concat([s.state for s in samples])
     losses, figures = list[Tensor](), dict[str, float]()
     pasts = [len(s.past) for s in samples]
     groups = [[i for i, n in enumerate(pasts) if n == past] for past in sorted(set(pasts))]
     for group in groups:
         clean = torch.stack([torch.cat([samples[i].past, samples[i].new]) for i in group])
         captions, past = [samples[i].caption for i in group], pasts[group[0]]
-        state, drawn = memory.select(states, group), draws.part(group, clean.shape[1])
+        own = states is None
+        state = memory.concat([samples[i].state for i in group]) if own else memory.select(states, group)
+        drawn = draws.part(group, clean.shape[1])
         with applied(model, memory.weights(state)):
             loss, told = objective.losses(
                 clean, past, captions, drawn, memory.past(state), memory.tokens(state)

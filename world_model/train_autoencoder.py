@@ -8,8 +8,7 @@ The same command resumes. Shipped and used afterwards is the average of the weig
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from math import inf
 from pathlib import Path
 from typing import cast
@@ -157,27 +156,13 @@ def check_autoencoder_options(cfg: DictConfig) -> None:
         number(cfg, f"autoencoder.{key}", maximum=top)
 
 
-@contextmanager
-def withdrawn_on_error(run_dir: RunDir) -> Iterator[None]:
-    """Removes a run directory that was made just now where what follows fails: nothing but its configuration lies in
-    it. One that was there before stays."""
-    try:
-        yield
-    except BaseException:
-        if not run_dir.resumed:
-            with suppress(OSError):
-                (run_dir / "config.yaml").unlink()
-                run_dir.path.rmdir()
-        raise
-
-
 def run(cfg: DictConfig) -> None:
     check_autoencoder_options(cfg)
     cfg.data = inlined(cfg.data)
     run_dir = RunDir.open("autoencoder", cfg, ignore=("device",))
     folder = run_dir / "autoencoder"
     if not (folder / "metrics.json").is_file():
-        with withdrawn_on_error(run_dir):
+        with run_dir.withdrawn_on_error():
             device = pick_device(cfg.device)
             footage = open_data(cfg.data, hydra.utils.instantiate(cfg.task).chunk_frames)
             held_out_split(footage)

@@ -14,7 +14,6 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from tasks.commands import CommandError, OptionError
-from tasks.hub import located
 from tasks.shipped import finetuned_folder
 from world_model.memory.lora import LoraInjector
 from world_model.model import WorldModel
@@ -228,31 +227,12 @@ def row_folder(row: Row, cfg: DictConfig) -> Path:
         RowLeftOut: the row needs finetuned ones, which are neither given nor shipped.
         CommandError: given ones, or the base's, are missing.
     """
-    if row.loop and cfg.weights and not cfg.loop_weights.get(row.loop):
-        return beside(cfg.weights, row.loop, cfg.task.name)
     try:
         return finetuned_folder(cfg.task.name, row.loop, cfg.weights, cfg.loop_weights)
     except CommandError as error:
         if row.loop is None or cfg.loop_weights.get(row.loop):
             raise
         raise RowLeftOut(str(error)) from None
-
-
-def beside(weights: str, loop: str, task: str) -> Path:
-    """The finetuned weights that lie beside a given base, as in ``weights/TASK``.
-
-    Raises:
-        RowLeftOut: there are none.
-        CommandError: what is given is missing.
-    """
-    folder = located(weights) / f"world_model-{loop}"
-    if not folder.is_dir():
-        raise RowLeftOut(
-            f"weights={weights} holds no {folder.name}, and what is shipped began with another base; run python -m "
-            f"world_model.slowfast_loop task={task} memory={loop} with these weights, then give "
-            f"loop_weights.{loop}=FOLDER"
-        )
-    return folder
 
 
 def open_row(row: Row, cfg: DictConfig, chunk_frames: int, device: torch.device) -> WorldModel:
