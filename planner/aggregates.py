@@ -16,10 +16,11 @@ Values = Callable[[Summary], Iterable[float]]  # of one episode
 
 
 def aggregate(rows: Sequence[Summary]) -> dict[str, Any]:
-    """The figures of a run: executed and imagined distance, displaced, success, things lost, seconds, and the
-    task's details. Where rows name the ``training`` of their weights, the intervals cover trainings and layouts."""
+    """The figures of a run: executed and imagined distance, displaced, success, things lost, seconds, memory, and
+    the task's details. Where rows name the ``training`` of their weights, the intervals cover trainings and layouts."""
     parts = {p for r in rows for p in r["seconds"]}
     effects = [r["effect"] for r in rows if r["effect"]]
+    peaks = [r["peak_mb"] for r in rows if r.get("peak_mb") is not None]
     updates = range(min((len(e) for e in effects), default=0))
     total: dict[str, Any] = {
         "executed": mean_of(rows, executed),
@@ -31,6 +32,7 @@ def aggregate(rows: Sequence[Summary]) -> dict[str, Any]:
         "seconds_per_episode": {
             p: float(np.mean([r["seconds"].get(p, 0.0) for r in rows])) for p in sorted(parts)
         },
+        "peak_mb": max(peaks, default=None),
         "effect": [float(np.mean([e[k] for e in effects])) for k in updates],
         "by_chunks": by_chunks(rows),
     }

@@ -69,6 +69,8 @@ class PlanResult:
         effect: per chunk, how much Θ changed the predicted noise, if the memory measures it.
         notes: how the decomposer read open words.
         planned_by: who made the plan: the scripted decomposer, or a language model.
+        peak_mb: the most memory that its batch took, MB: of a GPU's what torch gave out, else the process's; None where
+            it was not measured.
     """
 
     layout: Layout
@@ -83,6 +85,7 @@ class PlanResult:
     effect: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
     planned_by: str = ""
+    peak_mb: float | None = None
 
 
 @dataclass

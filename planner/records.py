@@ -37,6 +37,7 @@ def summary_row(result: PlanResult) -> dict[str, Any]:
         "planned_by": result.planned_by,
         "errors": list(result.errors),
         "seconds": result.seconds,
+        "peak_mb": result.peak_mb,
         "effect": list(result.effect),
     }
     return row | ({"details": dict(result.score.details)} if result.score.details else {})
@@ -73,6 +74,7 @@ def save_result(folder: Path, result: PlanResult) -> None:
         "planned_by": result.planned_by,
         "errors": result.errors,
         "seconds": result.seconds,
+        "peak_mb": result.peak_mb,
         "effect": result.effect,
     }
     write_json(stem.with_suffix(".json"), record)
@@ -132,6 +134,7 @@ def load_result(folder: Path, seed: int) -> PlanResult | None:
         tuple(record.get("effect", ())),
         tuple(record.get("notes", ())),
         record.get("planned_by", ""),
+        record.get("peak_mb"),
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from tasks.files import read_json, write_json
 from tasks.process import Stages, peak_megabytes
 from tasks.task import held_out_seeds
 from world_model.memory.shuffled import Shuffled
+from world_model.peak_memory import PeakMemory, peak_so_far
 from world_model.sampling import sampling_options
 
 
@@ -100,19 +102,21 @@ def _run_batch(
     def on_chunk(done: int, total: int) -> None:
         bar.set_postfix_str(f"chunk {done} of {total}")
 
-    return run_episodes(
-        parts.envs[: len(batch)],
-        batch,
-        parts.decomposer,
-        parts.world_model,
-        parts.inverse_dynamics,
-        parts.locator,
-        cfg.condition_on,
-        cfg.instruction,
-        on_chunk,
-        load_memory,
-        save_memory,
-    )
+    with PeakMemory(parts.world_model.device) as peak:
+        results = run_episodes(
+            parts.envs[: len(batch)],
+            batch,
+            parts.decomposer,
+            parts.world_model,
+            parts.inverse_dynamics,
+            parts.locator,
+            cfg.condition_on,
+            cfg.instruction,
+            on_chunk,
+            load_memory,
+            save_memory,
+        )
+    return [replace(r, peak_mb=round(peak.megabytes, 1)) for r in results]
 
 
 def episode_line(result: PlanResult, task: Task) -> str:
@@ -176,9 +180,7 @@ def cost_of(stages: Stages, parts: Parts, episodes: int) -> dict[str, Any]:
     cost = {"seconds": dict(stages.seconds), "peak_mb": round(peak_megabytes(), 1), "episodes": episodes}
     device = parts.world_model.device
     if device.type == "cuda":
-        import torch
-
-        cost["gpu_peak_mb"] = round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
+        cost["gpu_peak_mb"] = round(peak_so_far(device), 1)
     return cost
 
 

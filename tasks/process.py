@@ -6,9 +6,12 @@ import os
 import resource
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 _IMPORTED = time.monotonic()
+_PROC = Path("/proc/self")
+_peak_before = 0.0  # what the high-water mark was when it was last begun anew
 
 
 def seconds_alive() -> float:
@@ -23,12 +26,27 @@ def seconds_alive() -> float:
 
 def peak_megabytes() -> float:
     """The most memory that this process has held so far: its resident set, MB (2^20 bytes)."""
-    status = Path("/proc/self/status")
-    if status.is_file():  # unlike getrusage's figure it does not begin with that of the parent process
+    return max(_peak_before, recent_peak_megabytes())
+
+
+def recent_peak_megabytes() -> float:
+    """The most memory that this process has held since ``begin_peak``, MB; where the system can't begin anew (all but
+    Linux), since it was started."""
+    if (
+        status := _PROC / "status"
+    ).is_file():  # unlike getrusage's figure it does not begin with the parent's
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) / 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def begin_peak() -> None:
+    """``recent_peak_megabytes`` starts from what is held now; ``peak_megabytes`` stays what it is."""
+    global _peak_before
+    _peak_before = peak_megabytes()
+    with suppress(OSError):
+        (_PROC / "clear_refs").write_text("5")  # proc(5): resets the peak resident set size
 
 
 class Stages:

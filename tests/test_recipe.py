@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -12,7 +13,7 @@ import invoke
 import pytest
 
 from planner.recipe import Stage, commands
-from tasks.commands import CommandError, compose
+from tasks.commands import CommandError, OptionError, compose
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = sorted(p.stem for p in (ROOT / "configs" / "recipe").glob("*.yaml"))
@@ -33,23 +34,28 @@ def test_every_recipe_belongs_to_a_task():
     assert {"cube_return", "path_retrace", "path_retrace_turn"} <= set(RECIPES) <= set(TASKS)
 
 
+FURTHER = {"memories": "[none,first_frame]", "trainings": 2}
+
+
 @pytest.mark.parametrize("task", RECIPES)
-@pytest.mark.parametrize("trial", ["false", "true"])
-def test_every_option_of_a_recipe_exists(task, trial):
-    for _, module, *options in lines(task, trial=trial):
+@pytest.mark.parametrize("given", [{}, {"trial": "true", "memories": "[none]"}])
+def test_every_option_of_a_recipe_exists(task, given):
+    for _, module, *options in lines(task, **given):
         assert compose(options_of(module), options).task.name == task, module
 
 
 @pytest.mark.parametrize("task", RECIPES)
-def test_a_stage_takes_what_earlier_ones_make(task):
+@pytest.mark.parametrize("given", [{}, FURTHER])
+def test_a_stage_takes_what_earlier_ones_make(task, given):
     made: set[str] = set()
-    for _, _module, *options in lines(task, runs="R", data="D", weights="W"):
+    for _, _module, *options in lines(task, runs="R", data="D", weights="W", **given):
         named = dict(option.split("=", 1) for option in options)
         target = next((named[k] for k in ("run_dir", "path") if k in named), "")
         for key, value in named.items():
             if key not in ("run_dir", "path", "results", "page"):
                 for place in re.findall(r"\b[RDW]/[\w/-]+", value):
                     assert any(place == m or place.startswith(f"{m}/") for m in made), (key, place)
+        assert target not in made or not target, "two stages write to one place"
         made.add(target)
     assert f"W/{task}" in made
 
@@ -61,6 +67,52 @@ def test_what_is_shipped_is_what_the_last_stages_trained():
     assert shipped["slowfast_loop.temp_lora"] == given["world_model.slowfast_loop"]["run_dir"]
     assert shipped["inverse_dynamics"] == given["inverse_dynamics.train"]["run_dir"]
     assert compose("ship").path == shipped["path"] == "weights/cube_return"
+
+
+def test_further_trainings_differ_in_memory_and_seed_alone():
+    told = lines("cube_return", runs="R", **FURTHER)
+    usual = lines("cube_return", runs="R")
+    assert told[: len(usual) - 1] == usual[:-1]  # what is shipped is trained and shipped first, as ever
+    passes = [
+        dict(o.split("=", 1) for o in options) for _, m, *options in told if m == "world_model.slowfast_loop"
+    ]
+    shipped, further = passes[:3], passes[3:]
+    begins = [(p["memory"], p["weights"]) for p in further[::3]]
+    base = "R/pretrain/cube_return-longer/model"
+    assert begins == [("temp_lora", base), *[("none", base)] * 2, *[("first_frame", base)] * 2]
+    own = ("memory", "seed", "run_dir", "weights")
+    for at, options in enumerate(further):
+        same = {k: v for k, v in options.items() if k not in own}
+        assert same == {k: v for k, v in shipped[at % 3].items() if k not in own}
+    seeds = {(p["memory"], p["seed"]) for p in further} | {("temp_lora", p.get("seed", "0")) for p in shipped}
+    assert {s for m, s in seeds if m == "temp_lora"} == {"0", "1", "100", "101"}
+    assert {s for m, s in seeds if m == "none"} == {"0", "1", "100", "101"}
+    table = compose("evaluate", told[-1][2:])
+    loop = "R/slowfast_loop/cube_return"
+    assert list(table.loop_weights.none) == [f"{loop}-none/model", f"{loop}-none-training2/model"]
+    assert list(table.loop_weights.temp_lora) == [
+        "weights/cube_return/world_model-temp_lora",
+        f"{loop}-training2/model",
+    ]
+
+
+def test_further_trainings_of_what_is_shipped_train_nothing_else():
+    told = lines("path_retrace", weights="W", shipped="true", memories="[none]")
+    assert [m for _, m, *_ in told] == [
+        *["envs.collect"] * 2, "envs.revisit", *["world_model.slowfast_loop"] * 2, "planner.evaluate",
+    ]  # fmt: skip
+    first = dict(option.split("=", 1) for option in told[3][2:])
+    assert (first["memory"], first["weights"]) == ("none", "W/path_retrace/world_model")
+    for line in lines("path_retrace", weights="W", shipped="true", memories="[none]", trial="true"):
+        assert not [o for o in line if "trial/weights" in o or "trial/W" in o]
+    with pytest.raises(OptionError, match=r"shipped=true leaves nothing to train; give memories="):
+        lines("path_retrace", shipped="true")
+
+
+@pytest.mark.parametrize("memories", ["[no_such]", "[temp_lora]", "[none,none]", "[shuffled]"])
+def test_further_memories_are_those_with_a_row(memories):
+    with pytest.raises(OptionError, match=r"^memories=.*: expected some of anchor, .*none, .*, each once$"):
+        lines("cube_return", memories=memories)
 
 
 def test_a_trial_writes_to_a_place_of_its_own():
@@ -90,7 +142,7 @@ def test_a_task_without_a_recipe_and_a_place_that_is_none():
     ):
         lines("rlbench")
     with pytest.raises(CommandError, match=r"envs.collect names the place 'moon'; have runs, task"):
-        Stage("envs.collect", ("path={moon}/x",), ()).command({"runs": "R", "task": "t"}, 1, False)
+        Stage("envs.collect", ("path={moon}/x",), ()).at({"runs": "R", "task": "t"})
 
 
 def command(*options: str) -> subprocess.CompletedProcess[str]:
@@ -112,8 +164,10 @@ def test_a_stage_that_fails_is_named_and_nothing_follows(tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("task", ["cube_return", "path_retrace"])
-def test_a_recipe_runs_from_nothing_to_weights_and_a_table(tmp_path, task, monkeypatch):
+@pytest.mark.parametrize(
+    ("task", "further"), [("cube_return", {}), ("path_retrace", {"memories": "[first_frame]"})]
+)
+def test_a_recipe_runs_from_nothing_to_weights_and_a_table(tmp_path, task, further, monkeypatch):
     """Its stages run in this process, as each imports torch and diffusers anew in one of its own."""
     outside = subprocess.run
 
@@ -123,11 +177,12 @@ def test_a_recipe_runs_from_nothing_to_weights_and_a_table(tmp_path, task, monke
         return outside(line, **kwargs)
 
     monkeypatch.setattr(subprocess, "run", inside)
-    invoke.command("planner.recipe", f"task={task}", "trial=true", f"runs={tmp_path}")
+    given = [f"{k}={v}" for k, v in further.items()]
+    invoke.command("planner.recipe", f"task={task}", "trial=true", f"runs={tmp_path}", *given)
     folder = tmp_path / "trial" / "weights" / task
     assert {p.name for p in folder.iterdir()} >= {"manifest.json", "world_model", "inverse_dynamics"}
-    assert (tmp_path / "trial/results" / f"planning_{task}.json").is_file()
-    again = [
-        invoke.command(module, *options) for _, module, *options in lines(task, trial="true", runs=tmp_path)
-    ]
+    table = json.loads((tmp_path / "trial/results" / f"planning_{task}.json").read_text())
+    assert {"full", *(["first_frame"] if further else [])} <= set(table["rows"])
+    told = lines(task, trial="true", runs=tmp_path, **further)
+    again = [invoke.command(module, *options) for _, module, *options in told]
     assert sum("finished already" in stage.stdout for stage in again) >= 5

@@ -208,6 +208,18 @@ def test_memory_that_was_held_counts_though_it_is_free_again():
     assert before < 100 < peak_megabytes()  # this process, which has torch, is not counted
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the peak can't begin anew")
+def test_the_peak_of_a_part_leaves_that_of_the_whole():
+    code = (
+        "from tasks.process import begin_peak, peak_megabytes, recent_peak_megabytes\n"
+        "held = bytes(range(256)) * (100 * 2**12); del held\n"
+        "whole = peak_megabytes(); begin_peak(); print(whole, peak_megabytes(), recent_peak_megabytes())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    before, whole, part = map(float, done.stdout.split())
+    assert whole == before and part < before - 90
+
+
 def test_the_page_says_what_an_episode_costs_and_how_quick_the_simulator_is(tmp_path):
     run = {
         "wall": 41.5, "cost": {"seconds": {"start": 9.0, "episodes": 30.0}, "peak_mb": 900.0},

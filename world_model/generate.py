@@ -20,17 +20,16 @@ from typing import Any
 
 import hydra
 import numpy as np
-import torch
 from omegaconf import DictConfig
 
 from tasks.commands import CommandError, OptionError, RunDir, integer, main
 from tasks.files import kept_json, write_text
-from tasks.process import peak_megabytes
 from tasks.shipped import shown, weights_folder
 from world_model.action_lines import ActionError, Actions, FileActions, StreamActions
 from world_model.growing_video import GrowingVideo, captioned
 from world_model.memory.adapter import write_safetensors
 from world_model.model import SETTINGS, WorldModel, stored_settings
+from world_model.peak_memory import peak_so_far
 from world_model.picture import read_picture
 from world_model.rollout_file import load_rollout, save_rollout
 from world_model.sampling import open_world_model, sampling_options
@@ -116,13 +115,6 @@ def open_model(cfg: DictConfig, chosen: Mapping[str, Any] | None = None) -> tupl
 # --- what comes out ----------------------------------------------------------------------------
 
 
-def peak_memory(device: torch.device) -> float:
-    """Most memory of this process so far, GiB: the GPU's, or the resident set."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    return peak_megabytes() / 1024
-
-
 class LongVideo:
     """A video in a run directory, with all that it takes to go on with it.
 
@@ -182,7 +174,7 @@ class LongVideo:
             "seconds": time.perf_counter() - begun,
         }
         record = {"chunk": number, "action": action} | {k: round(v, 4) for k, v in seconds.items()}
-        self.log.append(record | {"peak_gib": round(peak_memory(self.model.device), 4)})
+        self.log.append(record | {"peak_gib": round(peak_so_far(self.model.device) / 1024, 4)})
         write_text(self.folder / LOG, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in self.log))
         return (
             f"chunk {number:4d}  {seconds['seconds']:6.2f} s (imagine {seconds['imagine']:.2f}, remember "
