@@ -50,8 +50,7 @@ The instruments, on expert episodes of held-out layouts:
 {next_chunk_table(result)}
 
 Seconds per episode and part, episodes in lock-step, model loading left out; *a chunk* is what the model takes of them
-for one, to imagine and to remember it.{effect_line(result)} *Peak memory* is the most that {peak_of(result)} held while
-a batch of episodes ran.
+for one, to imagine and to remember it.{effect_line(result)}{peak_line(result)}
 
 {seconds_table(result)}
 """
@@ -132,26 +131,31 @@ def lengths_table(result: dict[str, Any]) -> str:
 def seconds_table(result: dict[str, Any]) -> str:
     rows = {n: r["seconds_per_episode"] for n, r in result["rows"].items() if "seconds_per_episode" in r}
     parts = sorted({p for r in rows.values() for p in r})
-    lines = [
-        "| row | " + " | ".join(parts) + " | all | a chunk | peak memory, MB |",
-        "|---" * (len(parts) + 4) + "|",
-    ]
+    peaks = {n: row["peak_mb"] for n, row in result["rows"].items() if row.get("peak_mb")}
+    heads = [*parts, "all", "a chunk", *(["peak memory, MB"] if peaks else [])]
+    lines = ["| row | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
     for name, seconds in rows.items():
-        cells = " | ".join(f"{seconds.get(p, 0.0):.2f}" for p in parts)
         lengths = [(int(c), m["executed"]["n"]) for c, m in result["rows"][name].get("by_chunks", {}).items()]
         chunks = sum(c * n for c, n in lengths) / max(1, sum(n for _, n in lengths))
         model = sum(seconds.get(p, 0.0) for p in ("imagine", "remember"))
-        chunk = f"{model / chunks:.2f}" if chunks else "–"
-        peak = result["rows"][name].get("peak_mb")  # of results older than the key: none
-        memory = "–" if peak is None else f"{peak:.0f}"
-        lines.append(f"| {NAMES[name]} | {cells} | {sum(seconds.values()):.2f} | {chunk} | {memory} |")
+        cells = [f"{s:.2f}" for s in (*(seconds.get(p, 0.0) for p in parts), sum(seconds.values()))]
+        cells.append(f"{model / chunks:.2f}" if chunks else "–")
+        if peaks:
+            cells.append(f"{peaks[name]:.0f}" if name in peaks else "–")
+        lines.append(f"| {NAMES[name]} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def peak_of(result: dict[str, Any]) -> str:
-    """Whose memory it is."""
-    device = str(result["provenance"]["parts"]["device"])
-    return "torch's allocator on the GPU" if device.startswith("cuda") else "the process"
+def peak_line(result: dict[str, Any]) -> str:
+    """What the peak of memory is of; empty where no row has one."""
+    if not any(row.get("peak_mb") for row in result["rows"].values()):
+        return ""
+    on_gpu = str(result["provenance"]["parts"].get("device", "")).startswith("cuda")
+    whose = "torch's allocator gave out on the GPU" if on_gpu else "the process held"
+    return (
+        f" *Peak memory* is the most that {whose} while a batch of episodes ran, the base and inverse dynamics, which "
+        "all rows share a process with, counted."
+    )
 
 
 def effect_line(result: dict[str, Any]) -> str:

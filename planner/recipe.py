@@ -5,9 +5,9 @@
 Each of them goes on where it was stopped, so the same command goes on with the whole, and a stage that is
 finished says so. ``show=true`` prints the commands, ``trial=true`` runs each in a few steps.
 
-``memories=[none,first_frame] trainings=3`` trains the loop with these memories as well, each three times: from the same
-base, on the same data, in as many steps, with other seeds. Then their rows of the planning table are measured, too.
-``shipped=true`` does that alone, with the weights that are there.
+``"memories=[none,first_frame]" trainings=3`` trains the loop with these memories as well, and each of them and the
+shipped one three times: from the base that is shipped, on the same data, in as many steps, with other seeds. Then their
+rows of the planning table are measured, too. ``shipped=true`` does that alone, with the weights that are there.
 """
 
 from __future__ import annotations
@@ -19,22 +19,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 
 from tasks.commands import ROOT, CommandError, OptionError, integer, main, plain
 
 LOOP, TABLE = "world_model.slowfast_loop", "planner.evaluate"
 SHARE = ("world_model.pretrain", LOOP)  # what several processes do together
-DATA = "envs."  # the modules that make it
 SHIPPED = "temp_lora"  # the memory whose loop is shipped
 SEEDS_APART = 100  # between two trainings, whose passes have different seeds
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One command of a recipe; ``{task}``, ``{data}``, ``{runs}`` and ``{weights}`` stand for themselves, ``{base}``
-    for what the loop begins with, ``{loop}`` for the beginning of the names of its run directories, ``{rows}`` for
-    the further memories' rows.
+    """One command of a recipe; ``{task}``, ``{data}``, ``{runs}`` and ``{weights}`` stand for themselves, ``{loop}``
+    for the beginning of the names of one training's run directories, ``{rows}`` for the further memories' rows.
 
     Attributes:
         module: what ``python -m`` runs.
@@ -54,43 +52,44 @@ class Stage:
             raise CommandError(
                 f"the recipe's stage {self.module} names the place {error}; have {', '.join(places)}"
             ) from None
-        return replace(self, options=(f"task={places['task']}", *options), trial=trial)
+        return replace(self, options=options, trial=trial)
 
-    def command(self, processes: int, trial: bool) -> list[str]:
+    @property
+    def given(self) -> dict[str, str]:
+        """The options by their names."""
+        return dict(option.split("=", 1) for option in self.options)
+
+    def told(self, **options: str | int) -> Stage:
+        """The same with other or further options."""
+        given = {**self.given, **options}
+        return replace(self, options=tuple(f"{name}={value}" for name, value in given.items()))
+
+    def command(self, task: str, processes: int, trial: bool) -> list[str]:
         """The command line, without the interpreter."""
         launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
-        shared = processes > 1 and self.module in SHARE
-        return [
-            "-m",
-            *(launcher if shared else ()),
-            self.module,
-            *self.options,
-            *(self.trial if trial else ()),
-        ]
+        shared = launcher if processes > 1 and self.module in SHARE else []
+        return ["-m", *shared, self.module, f"task={task}", *self.options, *(self.trial if trial else ())]
 
 
-def recipe_of(cfg: DictConfig) -> tuple[str, list[Stage]]:
-    """The task's recipe: what its loop begins with, and the stages.
+def recipe_of(cfg: DictConfig) -> list[Stage]:
+    """The stages of the task's recipe.
 
     Raises:
-        CommandError: there is none, or it is not made of ``base`` and stages of module, options and trial.
+        CommandError: there is none, or a stage of it has anything but a module, options and trial.
     """
     if cfg.get("recipe") is None:
         name = cfg.task.name
         raise CommandError(
             f"task={name} has no recipe; write configs/recipe/{name}.yaml, as cube_return has one"
         )
-    recipe = plain(cfg)["recipe"]
-    if set(recipe) != {"base", "stages"}:
-        raise CommandError(f"the recipe has {', '.join(recipe)}; expected base and stages")
-    for stage in recipe["stages"]:
+    stages = []
+    for stage in plain(cfg)["recipe"]["stages"]:
         if set(stage) != {"module", "options", "trial"}:
             raise CommandError(
                 f"a stage of the recipe has {', '.join(stage)}; expected module, options and trial"
             )
-    return recipe["base"], [
-        Stage(stage["module"], tuple(stage["options"]), tuple(stage["trial"])) for stage in recipe["stages"]
-    ]
+        stages.append(Stage(stage["module"], tuple(stage["options"]), tuple(stage["trial"])))
+    return stages
 
 
 @dataclass(frozen=True)
@@ -105,21 +104,18 @@ class Training:
     memory: str = SHIPPED
     number: int = 1
 
-    def name(self, task: str) -> str:
-        """Of its last run directory; the earlier ones' begin with it."""
-        memory = "" if self.memory == SHIPPED else f"-{self.memory}"
-        return f"{task}{memory}" + ("" if self.number == 1 else f"-training{self.number}")
-
     def places(self, places: Mapping[str, str]) -> dict[str, str]:
-        """Places with this training's own."""
-        return {**places, "loop": f"{places['runs']}/slowfast_loop/{self.name(places['task'])}"}
+        """Places with this training's own: its last run directory, whose name the earlier ones' begin with."""
+        memory = "" if self.memory == SHIPPED else f"-{self.memory}"
+        number = "" if self.number == 1 else f"-training{self.number}"
+        return {**places, "loop": f"{places['runs']}/slowfast_loop/{places['task']}{memory}{number}"}
 
-    def stage(self, stage: Stage) -> Stage:
-        """A stage of the loop for this training: its memory, and a seed of its own."""
-        seeds = [int(o.removeprefix("seed=")) for o in stage.options if o.startswith("seed=")] or [0]
-        others = [o for o in stage.options if not o.startswith("seed=")]
-        seed = seeds[-1] + SEEDS_APART * (self.number - 1)
-        return replace(stage, options=(*others, f"memory={self.memory}", f"seed={seed}"))
+    def stages(self, loop: Sequence[Stage], places: Mapping[str, str]) -> list[Stage]:
+        """The loop's stages for this training: from the shipped base, with its memory, with seeds of its own."""
+        apart = SEEDS_APART * (self.number - 1)
+        its = [stage.at(self.places(places)) for stage in loop]
+        its = [s.told(memory=self.memory, seed=int(s.given.get("seed", 0)) + apart) for s in its]
+        return [its[0].told(weights=f"{places['weights']}/{places['task']}/world_model"), *its[1:]]
 
 
 def rows_of(memories: Sequence[str]) -> list[str]:
@@ -134,6 +130,8 @@ def rows_of(memories: Sequence[str]) -> list[str]:
 
 def further_trainings(cfg: DictConfig) -> list[Training]:
     """The loop's trainings beside the one that is shipped: so many with each further memory, and with its own."""
+    if not isinstance(cfg.memories, ListConfig):
+        raise OptionError(f"memories={cfg.memories}: expected a list, as [none,first_frame]")
     numbers = range(1, integer(cfg, "trainings", 1) + 1)
     every = [Training(memory, number) for memory in (SHIPPED, *cfg.memories) for number in numbers]
     further = [training for training in every if training != Training()]
@@ -143,47 +141,66 @@ def further_trainings(cfg: DictConfig) -> list[Training]:
 
 
 def loop_weights(trainings: Sequence[Training], places: Mapping[str, str]) -> tuple[str, ...]:
-    """The table's options where the loop was trained further; the first training is the one that is shipped."""
+    """The table's options that name the loop's weights; of temp_lora's trainings the first is the shipped one."""
     folders = {SHIPPED: [f"{places['weights']}/{places['task']}/world_model-{SHIPPED}"]}
     for training in trainings:
         folders.setdefault(training.memory, []).append(f"{training.places(places)['loop']}/model")
-    return tuple(f"loop_weights.{memory}=[{','.join(of)}]" for memory, of in folders.items() if trainings)
+    return tuple(f"loop_weights.{memory}=[{','.join(of)}]" for memory, of in folders.items())
 
 
 def stages_of(cfg: DictConfig, places: Mapping[str, str]) -> list[Stage]:
     """The recipe's stages with their places: what is shipped, the loop's further trainings, the table."""
-    trainings = further_trainings(cfg)
-    base, stages = recipe_of(cfg)
+    trainings, stages = further_trainings(cfg), recipe_of(cfg)
     rows = rows_of(cfg.memories) if cfg.memories else []
-    base = "{weights}/{task}/world_model" if cfg.shipped else base
-    places = {**places, "base": base.format_map(places), "rows": "".join(f",{row}" for row in rows)}
-    first = [s for s in stages if s.module.startswith(DATA) or not (cfg.shipped or s.module == TABLE)]
-    further = [t.stage(s).at(t.places(places)) for t in trainings for s in stages if s.module == LOOP]
-    told = loop_weights(trainings, places)
-    table = [replace(s, options=(*s.options, *told)) for s in stages if s.module == TABLE]
-    own = Training().places(places)
-    return [*(s.at(own) for s in first), *further, *(s.at(own) for s in table)]
+    places = {**places, "rows": "".join(f",{row}" for row in rows)}
+    loop = [stage for stage in stages if stage.module == LOOP]
+    own = [stage.at(Training().places(places)) for stage in stages]
+    first = [stage for stage in own if stage.module != TABLE]
+    if cfg.shipped:
+        read = [stage.given["data"] for stage in own if stage.module == LOOP]
+        first = [stage for stage in first if stage.given.get("path") in read]
+    further = [stage for training in trainings for stage in training.stages(loop, places)]
+    named = loop_weights(trainings, places)
+    table = [replace(s, options=(*s.options, *named)) for s in own if s.module == TABLE]
+    return [*first, *further, *table]
+
+
+def places_of(cfg: DictConfig) -> dict[str, str]:
+    """Where things lie; of a trial all in one folder, but for shipped weights. Started elsewhere than in the
+    repository, the weights' place is written out, for it lies there, and a trial's, for the table does."""
+    at_home = Path.cwd() == ROOT
+    places = {name: str(cfg[name]) for name in ("data", "runs", "weights")}
+    if not at_home:
+        places["weights"] = str(ROOT / cfg.weights)
+    if cfg.trial:
+        folder = (
+            (Path() if at_home else Path.cwd()) / cfg.runs / ("trial-shipped" if cfg.shipped else "trial")
+        )
+        moved = ("data",) if cfg.shipped else ("data", "weights")
+        places |= {"runs": str(folder), **{name: str(folder / Path(cfg[name]).name) for name in moved}}
+    return {**places, "task": cfg.task.name}
 
 
 def commands(cfg: DictConfig) -> list[list[str]]:
-    """The command lines of a configuration; started elsewhere than in the repository, the weights' place is
-    written out, for it lies there."""
-    folder = Path(cfg.runs) / "trial" if cfg.trial else Path()
-    places = {"runs": str(folder) if cfg.trial else cfg.runs, "task": cfg.task.name}
-    places |= {
-        name: str(folder / Path(cfg[name]).name) if cfg.trial else cfg[name] for name in ("data", "weights")
-    }
-    if cfg.trial and cfg.shipped:
-        places["weights"] = cfg.weights
-    if Path.cwd() != ROOT:
-        mine = cfg.trial and not cfg.shipped
-        places["weights"] = str((Path.cwd() if mine else ROOT) / places["weights"])
-    processes = integer(cfg, "processes", 1)
-    return [stage.command(processes, cfg.trial) for stage in stages_of(cfg, places)]
+    """The command lines of a configuration."""
+    processes, stages = integer(cfg, "processes", 1), stages_of(cfg, places_of(cfg))
+    return [stage.command(cfg.task.name, processes, cfg.trial) for stage in stages]
+
+
+def check_shipped(cfg: DictConfig) -> None:
+    """CommandError unless the weights that ``shipped`` begins with are there."""
+    folder = Path(places_of(cfg)["weights"], cfg.task.name)
+    for part in ("world_model", f"world_model-{SHIPPED}", "inverse_dynamics"):
+        if not (folder / part).is_dir():
+            raise CommandError(
+                f"shipped=true: {folder / part} is missing; the recipe without it makes these weights"
+            )
 
 
 def run(cfg: DictConfig) -> None:
     lines = commands(cfg)
+    if cfg.shipped:
+        check_shipped(cfg)
     for number, line in enumerate(lines, 1):
         print(f"[{number}/{len(lines)}] python {shlex.join(line)}", flush=True)
         if cfg.show:

@@ -66,10 +66,10 @@ MODEL_ROWS = {
 
 
 def row_weights(row: ModelRow, cfg: DictConfig, task: str) -> list[str]:
-    """The folders of a row's world models, one for each training: given in ``loop_weights`` or shipped.
+    """The folders of a row's world models, one for each training: given in ``loop_weights``, or beside the base.
 
     Raises:
-        CommandError: the row needs finetuned weights that are neither given nor shipped.
+        CommandError: the row needs finetuned weights that are neither given nor beside the base.
         OptionError: an empty list is given.
     """
     given = cfg.loop_weights.get(row.loop) if row.loop else None
@@ -81,13 +81,11 @@ def row_weights(row: ModelRow, cfg: DictConfig, task: str) -> list[str]:
 
 
 def at_hand(row: ModelRow, cfg: DictConfig) -> bool:
-    """Whether a row's weights are given or shipped; the shipped loop's only beside the base that it began with.
+    """Whether a row's weights are given, or lie beside the base.
 
     Raises:
         CommandError: given ones can't be had.
     """
-    if row.loop and cfg.weights and not cfg.loop_weights.get(row.loop):
-        return False
     try:
         return bool(row_weights(row, cfg, cfg.task.name))
     except CommandError:

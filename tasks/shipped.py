@@ -73,7 +73,8 @@ def finetuned_folder(
                 f"loop_weights.{loop}={folder}: expected one folder; planner.evaluate takes several"
             )
         return weights_folder(folder, task, "world_model")
-    beside = (located(given) if given else ROOT / "weights" / task) / f"world_model-{loop}"
+    base = located(given) if given else ROOT / "weights" / task / "world_model"
+    beside = (base.parent if base.name == "world_model" else base) / f"world_model-{loop}"
     if not beside.is_dir():
         lacks, same = f"no weights were finetuned with memory={loop}", ""
         if given:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,22 @@ def test_a_row_runs_on_its_own_weights(tmp_path):
     assert base.endswith("weights/cube_return/world_model")
     with pytest.raises(CommandError, match="slowfast_loop task=no_such_task memory=anchor"):
         row_weights(MODEL_ROWS["anchor"], cfg, "no_such_task")
+
+
+def test_a_loop_s_row_is_at_hand_beside_the_base_it_began_with(tmp_path):
+    made_of(tmp_path / "mine" / "world_model", "base")
+    for weights in (tmp_path / "mine", tmp_path / "mine" / "world_model"):
+        cfg = compose("evaluate", [f"weights={weights}"])
+        loop = tmp_path / "mine" / "world_model-temp_lora"
+        shutil.rmtree(loop, ignore_errors=True)
+        assert "full" not in rows_at_hand(cfg)
+        with pytest.raises(
+            CommandError, match="holds no world_model-temp_lora, and what is shipped began with"
+        ):
+            row_weights(MODEL_ROWS["full"], cfg, "cube_return")
+        made_of(loop, "loop")
+        assert {"no_memory", "full", "shuffled"} <= set(rows_at_hand(cfg))
+        assert row_weights(MODEL_ROWS["full"], cfg, "cube_return") == [str(loop)]
 
 
 def test_one_folder_where_several_can_not_be_taken():
@@ -200,6 +217,13 @@ def test_the_page_shows_each_row_and_the_effect_of_theta(tmp_path):
     }  # fmt: skip
     (tmp_path / "planning_cube_return.json").write_text(json.dumps(result))
     page = write_results(tmp_path, tmp_path / "page.md").read_text()
+    assert "Peak memory" not in page
+    result["rows"]["full"]["peak_mb"] = 1234.5
+    for device, said in (("cpu, fp32", "the process held"), ("cuda:0, bf16", "torch's allocator gave out")):
+        result["provenance"]["parts"]["device"] = device
+        (tmp_path / "planning_cube_return.json").write_text(json.dumps(result))
+        page = write_results(tmp_path, tmp_path / "page.md").read_text()
+        assert f"most that {said}" in page and "| 1.50 | 1.50 | 0.19 | 1234 |" in page
     assert "](media/planning_cube_return.png)" in page
     assert (tmp_path / "media/planning_cube_return.png").read_bytes().startswith(b"\x89PNG")
     assert page.index("do nothing") < page.index("slow-fast loop**")

@@ -12,7 +12,7 @@ from pathlib import Path
 import invoke
 import pytest
 
-from planner.recipe import Stage, commands
+from planner.recipe import Stage, commands, run
 from tasks.commands import CommandError, OptionError, compose
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -78,7 +78,7 @@ def test_further_trainings_differ_in_memory_and_seed_alone():
     ]
     shipped, further = passes[:3], passes[3:]
     begins = [(p["memory"], p["weights"]) for p in further[::3]]
-    base = "R/pretrain/cube_return-longer/model"
+    base = "weights/cube_return/world_model"
     assert begins == [("temp_lora", base), *[("none", base)] * 2, *[("first_frame", base)] * 2]
     own = ("memory", "seed", "run_dir", "weights")
     for at, options in enumerate(further):
@@ -99,19 +99,33 @@ def test_further_trainings_differ_in_memory_and_seed_alone():
 def test_further_trainings_of_what_is_shipped_train_nothing_else():
     told = lines("path_retrace", weights="W", shipped="true", memories="[none]")
     assert [m for _, m, *_ in told] == [
-        *["envs.collect"] * 2, "envs.revisit", *["world_model.slowfast_loop"] * 2, "planner.evaluate",
-    ]  # fmt: skip
-    first = dict(option.split("=", 1) for option in told[3][2:])
+        *["envs.collect"] * 2, *["world_model.slowfast_loop"] * 2, "planner.evaluate",
+    ]  # fmt: skip  # the walks told in full are not the loop's
+    first = dict(option.split("=", 1) for option in told[2][2:])
     assert (first["memory"], first["weights"]) == ("none", "W/path_retrace/world_model")
-    for line in lines("path_retrace", weights="W", shipped="true", memories="[none]", trial="true"):
-        assert not [o for o in line if "trial/weights" in o or "trial/W" in o]
+    for line in lines("path_retrace", weights="W", runs="R", shipped="true", memories="[none]", trial="true"):
+        places = [o for o in line if re.search(r"(^|[=\[,])(R|W)/", o)]
+        assert places and all("R/trial-shipped/" in p or "W/path_retrace" in p for p in places)
     with pytest.raises(OptionError, match=r"shipped=true leaves nothing to train; give memories="):
         lines("path_retrace", shipped="true")
+    absent = compose("recipe", ["shipped=true", "memories=[none]", "weights=/nowhere"])
+    with pytest.raises(
+        CommandError, match=r"/nowhere/cube_return/world_model is missing; the recipe without"
+    ):
+        run(absent)
 
 
 @pytest.mark.parametrize("memories", ["[no_such]", "[temp_lora]", "[none,none]", "[shuffled]"])
 def test_further_memories_are_those_with_a_row(memories):
     with pytest.raises(OptionError, match=r"^memories=.*: expected some of anchor, .*none, .*, each once$"):
+        lines("cube_return", memories=memories)
+
+
+@pytest.mark.parametrize("memories", ["none", "null"])
+def test_further_memories_are_a_list(memories):
+    with pytest.raises(
+        OptionError, match=rf"^memories={memories.replace('null', 'None')}: expected a list, as"
+    ):
         lines("cube_return", memories=memories)
 
 
@@ -125,9 +139,12 @@ def test_a_trial_writes_to_a_place_of_its_own():
 
 def test_a_recipe_started_elsewhere_ships_to_and_reads_from_one_place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for options, place in (({}, ROOT), ({"trial": "true"}, tmp_path / "runs/trial")):
-        given = [o for line in lines("path_retrace", **options) for o in line if "weights/path_retrace" in o]
-        assert given and all(f"={place}/weights/path_retrace" in o for o in given)
+    further = {"shipped": "true", "memories": "[none]"}
+    for options, place in (({}, ROOT), ({"trial": "true"}, tmp_path / "runs/trial"), (further, ROOT)):
+        told = lines("path_retrace", **options)
+        given = [o for line in told for o in line if "weights/path_retrace" in o]
+        assert given and all(re.search(rf"[=\[]{place}/weights/path_retrace", o) for o in given)
+        assert not [o for o in told[-1] if o.startswith(("results=", "page=")) and f"={tmp_path}" not in o]
 
 
 def test_processes_share_what_can_be_shared():

@@ -221,10 +221,10 @@ class RowLeftOut(CommandError):
 
 
 def row_folder(row: Row, cfg: DictConfig) -> Path:
-    """Where the row's weights lie; the shipped loop's only beside the shipped base that it began with.
+    """Where the row's weights lie.
 
     Raises:
-        RowLeftOut: the row needs finetuned ones, which are neither given nor shipped.
+        RowLeftOut: the row needs finetuned ones, which are neither given nor beside the base.
         CommandError: given ones, or the base's, are missing.
     """
     try:
