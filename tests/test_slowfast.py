@@ -483,6 +483,8 @@ def test_bad_input_is_one_line(data, base, tmp_path, capsys):
         err = capsys.readouterr().err.strip()
         assert expected in err.splitlines()[-1], err
         assert "Traceback" not in err
+    assert loop(data, base, tmp_path / "nothing", f"data={tmp_path}/absent") == 1
+    assert not (tmp_path / "nothing").exists()  # a run that has not begun leaves no directory
 
 
 def test_a_share_outside_its_range_is_named(text):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,7 +27,7 @@ from tasks.files import read_json, write_json
 from tasks.provenance import record_origin
 from tasks.shipped import weights_folder
 from world_model.chunks import LatentEpisodes, check_lengths
-from world_model.data.footage import inlined
+from world_model.data.footage import Footage, inlined
 from world_model.device import device_name, pick_device, pick_precision
 from world_model.diffusion import Diffusion
 from world_model.model import WorldModel, fingerprint
@@ -175,9 +176,10 @@ def opened_run(cfg: DictConfig, base: Path) -> RunDir:
     return RunDir.open("slowfast_loop", cfg, ignore=("device",), versions=versions)
 
 
-def slowfast_loop(cfg: DictConfig, base: Path, run_dir: RunDir, accelerator: Accelerator) -> Path:
+def slowfast_loop(
+    cfg: DictConfig, base: Path, run_dir: RunDir, accelerator: Accelerator, footage: Footage
+) -> Path:
     """Run, or go on with, the loop from the model in ``base`` in ``run_dir``; returns the finished one's folder."""
-    footage = opened(cfg, accelerator)
     memory = hydra.utils.instantiate(cfg.memory)
     model = WorldModel.from_pretrained(base, memory, accelerator.device, untrained_memory=True)
     if memory.spec and cfg.writer == "base":
@@ -238,10 +240,13 @@ def run(cfg: DictConfig) -> None:
     if (folder / "metrics.json").is_file():
         accelerator.print("finished already")
     else:
+        with run_dir.withdrawn_on_error() if accelerator.is_main_process else nullcontext():
+            footage = opened(cfg, accelerator)
+            held_out_split(footage)
         if accelerator.is_main_process:
             name, count = device_name(accelerator.device), accelerator.num_processes
             record_origin(run_dir.path, "world_model.slowfast_loop", name, count)
-        folder = slowfast_loop(cfg, base, run_dir, accelerator)
+        folder = slowfast_loop(cfg, base, run_dir, accelerator, footage)
     accelerator.print(json.dumps(read_json(folder / "metrics.json")))
     memory = hydra.utils.instantiate(cfg.memory).name
     accelerator.print(
