@@ -60,12 +60,18 @@ def measure_doom(episodes: int = 4, image_size: int = 64) -> dict[str, Any]:
     frames = walked["frames"]
     return {
         "frames_per_second": round(frames / walked["clock"], 1),
-        "frames_per_core_second": round(frames / (walked["processor"] - begun["processor"]), 1),
+        "frames_per_core_second": per_core_second(frames, begun["processor"], walked["processor"]),
         "image_size": image_size,
         "n": {"episodes": episodes, "frames": frames},
         "seeds": [seeds.start, seeds.stop - 1],
         "simulator": walked["name"],
     }
+
+
+def per_core_second(frames: int, begun: float, walked: float) -> float | None:
+    """Frames to a second of processor time, without what the layouts' beginning took (both in seconds); None where
+    the walk was too short to be told from the beginnings' own spread."""
+    return round(frames / (walked - begun), 1) if walked > begun else None
 
 
 def _walk(env: DoomEnv, seeds: range, walks: bool) -> dict[str, Any]:

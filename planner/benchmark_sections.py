@@ -76,14 +76,14 @@ def guidance_section(result: dict[str, Any]) -> str:
     """Distances under each combination of scales and of passes that see Θ."""
     lines = [
         "| guidance scales, and the passes that see Θ | executed distance, m | imagined distance, m | success "
-        "| lost in the imagined end | s an episode | n |",
+        "| lost in the imagined end | passes a denoising step | n |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, m in result["rows"].items():
         lines.append(
             f"| {name} | {interval(m['executed'])} | {interval(m['imagined'])} "
             f"| {interval(m['success'], 'share', '.0%')} | {interval(m['imagined_lost'], 'share', '.0%')} "
-            f"| {sum(m['seconds_per_episode'].values()):.1f} | {m['executed']['n']} |"
+            f"| {m['passes']} | {m['executed']['n']} |"
         )
     table = "\n".join(lines)
     weights = {row["parts"]["memory"]: row["parts"]["weights"] for row in result["rows"].values()}
@@ -98,7 +98,9 @@ so that scales above 1 are outside what the loop's weights know.
 """
 
 
-def _rate(value: float) -> str:
+def _rate(value: float | None) -> str:
+    if value is None:
+        return "not told apart"
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
 

@@ -131,7 +131,7 @@ def lengths_table(result: dict[str, Any]) -> str:
 def seconds_table(result: dict[str, Any]) -> str:
     rows = {n: r["seconds_per_episode"] for n, r in result["rows"].items() if "seconds_per_episode" in r}
     parts = sorted({p for r in rows.values() for p in r})
-    peaks = {n: row["peak_mb"] for n, row in result["rows"].items() if row.get("peak_mb")}
+    peaks = peaks_of(result)
     heads = [*parts, "all", "a chunk", *(["peak memory, MB"] if peaks else [])]
     lines = ["| row | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
     for name, seconds in rows.items():
@@ -146,9 +146,14 @@ def seconds_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def peaks_of(result: dict[str, Any]) -> dict[str, float]:
+    """The rows' peaks of memory, MB; results older than the key have none."""
+    return {name: row["peak_mb"] for name, row in result["rows"].items() if row.get("peak_mb")}
+
+
 def peak_line(result: dict[str, Any]) -> str:
     """What the peak of memory is of; empty where no row has one."""
-    if not any(row.get("peak_mb") for row in result["rows"].values()):
+    if not peaks_of(result):
         return ""
     on_gpu = str(result["provenance"]["parts"].get("device", "")).startswith("cuda")
     whose = "torch's allocator gave out on the GPU" if on_gpu else "the process held"

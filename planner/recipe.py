@@ -168,14 +168,12 @@ def stages_of(cfg: DictConfig, places: Mapping[str, str]) -> list[Stage]:
 def places_of(cfg: DictConfig) -> dict[str, str]:
     """Where things lie; of a trial all in one folder, but for shipped weights. Started elsewhere than in the
     repository, the weights' place is written out, for it lies there, and a trial's, for the table does."""
-    at_home = Path.cwd() == ROOT
+    here = Path() if Path.cwd() == ROOT else Path.cwd()
     places = {name: str(cfg[name]) for name in ("data", "runs", "weights")}
-    if not at_home:
+    if here.is_absolute():
         places["weights"] = str(ROOT / cfg.weights)
     if cfg.trial:
-        folder = (
-            (Path() if at_home else Path.cwd()) / cfg.runs / ("trial-shipped" if cfg.shipped else "trial")
-        )
+        folder = here / cfg.runs / ("trial-shipped" if cfg.shipped else "trial")
         moved = ("data",) if cfg.shipped else ("data", "weights")
         places |= {"runs": str(folder), **{name: str(folder / Path(cfg[name]).name) for name in moved}}
     return {**places, "task": cfg.task.name}
@@ -187,9 +185,8 @@ def commands(cfg: DictConfig) -> list[list[str]]:
     return [stage.command(cfg.task.name, processes, cfg.trial) for stage in stages]
 
 
-def check_shipped(cfg: DictConfig) -> None:
-    """CommandError unless the weights that ``shipped`` begins with are there."""
-    folder = Path(places_of(cfg)["weights"], cfg.task.name)
+def check_shipped(folder: Path) -> None:
+    """CommandError unless the weights that ``shipped`` begins with are in a task's folder."""
     for part in ("world_model", f"world_model-{SHIPPED}", "inverse_dynamics"):
         if not (folder / part).is_dir():
             raise CommandError(
@@ -200,7 +197,7 @@ def check_shipped(cfg: DictConfig) -> None:
 def run(cfg: DictConfig) -> None:
     lines = commands(cfg)
     if cfg.shipped:
-        check_shipped(cfg)
+        check_shipped(Path(places_of(cfg)["weights"], cfg.task.name))
     for number, line in enumerate(lines, 1):
         print(f"[{number}/{len(lines)}] python {shlex.join(line)}", flush=True)
         if cfg.show:

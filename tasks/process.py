@@ -32,9 +32,8 @@ def peak_megabytes() -> float:
 def recent_peak_megabytes() -> float:
     """The most memory that this process has held since ``begin_peak``, MB; where the system can't begin anew (all but
     Linux), since it was started."""
-    if (
-        status := _PROC / "status"
-    ).is_file():  # unlike getrusage's figure it does not begin with the parent's
+    status = _PROC / "status"
+    if status.is_file():  # unlike getrusage's figure it does not begin with that of the parent process
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) / 1024
     unit = 1 if sys.platform == "darwin" else 1024

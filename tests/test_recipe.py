@@ -17,6 +17,7 @@ from tasks.commands import CommandError, OptionError, compose
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = sorted(p.stem for p in (ROOT / "configs" / "recipe").glob("*.yaml"))
+FURTHER = {"memories": "[none,first_frame]", "trainings": 2}
 TASKS = sorted(p.stem for p in (ROOT / "configs" / "task").glob("*.yaml"))
 
 
@@ -32,9 +33,6 @@ def lines(task: str, **given: object) -> list[list[str]]:
 
 def test_every_recipe_belongs_to_a_task():
     assert {"cube_return", "path_retrace", "path_retrace_turn"} <= set(RECIPES) <= set(TASKS)
-
-
-FURTHER = {"memories": "[none,first_frame]", "trainings": 2}
 
 
 @pytest.mark.parametrize("task", RECIPES)

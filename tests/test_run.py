@@ -211,8 +211,9 @@ def test_memory_that_was_held_counts_though_it_is_free_again():
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the peak can't begin anew")
 def test_the_peak_of_a_part_leaves_that_of_the_whole():
     code = (
+        "import mmap\n"
         "from tasks.process import begin_peak, peak_megabytes, recent_peak_megabytes\n"
-        "held = bytes(range(256)) * (100 * 2**12); del held\n"
+        "held = mmap.mmap(-1, 100 * 2**20); held[::4096] = bytes(100 * 2**8); held.close()\n"
         "whole = peak_megabytes(); begin_peak(); print(whole, peak_megabytes(), recent_peak_megabytes())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
@@ -246,6 +247,9 @@ def test_the_page_says_what_an_episode_costs_and_how_quick_the_simulator_is(tmp_
     assert "| memory=none, 4 chunks | 41.5 | 50.0 | 9.0 | 30.0 | 25.0 | 950 | 3 |" in page
     assert "| 31,234 | 9,876 | 457 | 12.3 |" in page
     assert "The game: doom (V), frames of 64 px, 56\nsteps of the" in page and "| 812 | 654 |" in page
+    hidden = {**both["doom"], "frames_per_core_second": None}
+    write_json(tmp_path / "sim_speed.json", {"doom": hidden, **origin})
+    assert "| 812 | not told apart |" in write_results(tmp_path, tmp_path / "page.md").read_text()
 
 
 def test_one_episode_has_an_instruction_for_each_length():
@@ -273,7 +277,7 @@ def test_the_page_shows_what_guidance_does(tmp_path):
     share = {"share": 0.5, "low": 0.2, "high": 0.8, "n": 3}
     row = {"executed": mean, "imagined": mean, "success": share, "imagined_lost": share}
     row |= {
-        "seconds_per_episode": {"imagine": 1.5, "execute": 0.5},
+        "passes": 3,
         "parts": {"weights": "w", "memory": "temp_lora"},
     }
     rows = {cell.name: row for cell in guidance.CELLS}
@@ -281,7 +285,7 @@ def test_the_page_shows_what_guidance_does(tmp_path):
     origin = {"command": "c", "commit": "d", "hardware": "e"}
     write_json(tmp_path / "guidance_cube_return.json", {"rows": rows, **origin})
     page = write_results(tmp_path, tmp_path / "page.md").read_text()
-    line = "| 0.100 [0.050, 0.200] | 0.100 [0.050, 0.200] | 50% [20%, 80%] | 50% [20%, 80%] | 2.0 | 3 |"
+    line = "| 0.100 [0.050, 0.200] | 0.100 [0.050, 0.200] | 50% [20%, 80%] | 50% [20%, 80%] | 3 | 3 |"
     assert (
         f"| temp_lora: past 1.5, text 2.5, Θ in text {line}" in page
         and f"| none: past 2, text 5 {line}" in page
@@ -313,6 +317,7 @@ def test_a_cell_of_the_guidance_table_is_measured(tmp_path, monkeypatch):
     )
     ((name, row),) = read_json(tmp_path / "out.json")["rows"].items()
     assert name == guidance.CELLS[0].name and row["executed"]["n"] == 1
+    assert row["passes"] == 1
     assert row["parts"]["memory"] == "none" and "guidance [1.0, 1.0]" in row["parts"]["model"]
     (kept,) = (tmp_path / "runs/guidance").glob("*/episodes/*.json")
     assert kept.stem == str(SEED)

@@ -98,7 +98,7 @@ def open_model(cfg: DictConfig, chosen: Mapping[str, Any] | None = None) -> tupl
     Raises:
         CheckpointError, OptionError: no such weights, or a value that an option can't take.
     """
-    sampling_options(cfg)
+    sampling_options(cfg)  # refused before weights are fetched
     memory = hydra.utils.instantiate(cfg.memory, **(chosen or {}))
     if memory.name.startswith("shuffled"):
         raise OptionError("memory=shuffled exchanges the memories of several episodes; a video is one")
