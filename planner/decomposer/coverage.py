@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from planner.decomposer.base import Plan
 from planner.decomposer.grammar import tokenize
 from planner.decomposer.language import Named
-from planner.decomposer.scripted import CHOICES, MAX_WORDS, NEGATIONS, ScriptedDecomposer, language_of
+from planner.decomposer.scripted import MAX_WORDS, ScriptedDecomposer, language_of
 from tasks import PlanError, Subgoal, Task
 
 
@@ -32,7 +32,7 @@ class Requirements:
         grammar, words = language.grammar(task.vocabulary), tokenize(instruction)
         if len(words) <= MAX_WORDS and grammar.readings(words, "instruction")[0]:
             self.plan = ScriptedDecomposer().decompose(task, instruction)
-        elif not (NEGATIONS | CHOICES) & set(words):
+        else:
             self._named = language.named(words, grammar.lexicon)
 
     def check(self, plan: Sequence[Subgoal]) -> None:

@@ -381,7 +381,11 @@ def _checked_url(url: str) -> str:
     parts = urlsplit(url.strip())
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ValueError("base_url holds more than a server and a path; a key belongs into OPENAI_API_KEY")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        reachable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # a port that is no number
+        reachable = False
+    if not reachable:
         raise ValueError(f"base_url={url!r}: expected http://HOST/… or https://HOST/…")
     return url.strip().rstrip("/")
 

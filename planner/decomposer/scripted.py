@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from planner.decomposer.base import Plan, told_plan
+from planner.decomposer.certainty import CHOICES, NEGATIONS
 from planner.decomposer.grammar import Grammar, Tree, Words, phrases, read_rules, tokenize
 from planner.decomposer.language import Language
 from planner.decomposer.named import NamedThings
@@ -140,18 +141,6 @@ SILENT = frozenset(
         "WHERE WHICH SPOT RESPECTIVELY opening join listed then_",
     )
     for symbol in line.split()
-)
-
-NEGATIONS = frozenset(
-    word
-    for line in (
-        "not don't dont do doesn't never no without avoid",
-        "except neither nor leave keep stay skip",
-    )
-    for word in line.split()
-)
-CHOICES = frozenset(
-    ["or", "either", "if", "unless", "when", "until", "while", "whichever", "any", "some", "maybe", "perhaps"]
 )
 
 
