@@ -1,6 +1,6 @@
 """Collects the training data: the expert carries out each layout's plan, everything is recorded.
 
-    python -m envs.collect task=cube_return episodes=2000 workers=2
+    python -m envs.collect task=cube_return episodes=2400 workers=2
 
 Layouts come from the task's training seeds, in order. The data depend on the task, the env and
 ``episodes`` alone, not on ``workers`` or on how often the command was interrupted; ``group`` cuts them into
@@ -68,15 +68,18 @@ class Recording:
         """Take the ``(F, A)`` actions of one subgoal.
 
         Raises:
-            EpisodeLostError: one of them could not be carried out.
+            EpisodeLostError: one of them could not be carried out, or the simulator ended the episode as a failure.
         """
         start = len(self.actions)
         for action in chunk:
             frame = self._frames[-1]
             if not self._over:  # a simulator that calls the task solved takes no further step
-                frame, _, self._over, _, self._info = self.env.step(action)
-            if self._info["error"]:
-                raise EpisodeLostError(self._info["error"])
+                frame, reward, self._over, _, self._info = self.env.step(action)
+                if self._info["error"]:
+                    raise EpisodeLostError(self._info["error"])
+                if self._over and float(reward) <= 0:
+                    at = len(self.actions) + 1
+                    raise EpisodeLostError(f"the simulator ended the episode at action {at} without success")
             self._frames.append(frame)
             self._positions.append(self._info["positions"])
             self.actions.append(action)

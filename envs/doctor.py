@@ -24,8 +24,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from envs import worker
 from envs.minerl_env import java_variables
 from envs.rlbench_env import coppelia_variables
+from envs.worker_main import OLDEST
 from tasks.commands import ROOT, OptionError, one_line
 
 PYREP = "git+https://github.com/stepjam/PyRep.git@8f420be8064b1970aae18a9cfbc978dfb15747ef"
@@ -35,7 +37,7 @@ MINESTUDIO = "minestudio==1.1.6"
 ENGINE = "engine/build/libs/mcprec-6.13.jar"
 COPPELIASIM = "https://downloads.coppeliarobotics.com/V4_1_0/CoppeliaSim_Edu_V4_1_0_Ubuntu20_04.tar.xz"
 LIBRARY = "libcoppeliaSim.so"
-XVFB = "sudo apt-get install xvfb"
+XVFB = f"sudo apt-get install {worker.XVFB}"
 PROBE = Path(__file__).with_name("doctor_probe.py")
 SECONDS = 300  # for one import or one picture, on a slow disk
 X11_SOCKETS, X11_SECONDS = "/tmp/.X11-unix", 5.0
@@ -115,12 +117,16 @@ def probe(python: str, modules: Sequence[str], environ: Mapping[str, str]) -> di
             timeout=SECONDS,
             stdin=subprocess.DEVNULL,
         )
-        return json.loads(done.stdout)
+        found = json.loads(done.stdout)
     except subprocess.TimeoutExpired:
         return f"{path} did not import {', '.join(modules)} in {SECONDS} s"
     except ValueError:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         return f"{path} fails at importing {', '.join(modules)}: {last}"
+    if tuple(found["python"]) < OLDEST:
+        shown, oldest = (".".join(map(str, v)) for v in (found["python"], OLDEST))
+        return f"{path} is Python {shown}; the simulators' workers need {oldest} or newer"
+    return found
 
 
 def display_problem() -> str | None:
@@ -129,7 +135,8 @@ def display_problem() -> str | None:
         return None
     if display := os.environ.get("DISPLAY"):
         return None if display_answers(display) else f"DISPLAY={display}: no X server answers there"
-    return None if shutil.which("xvfb-run") else "no display: DISPLAY is not set and there is no xvfb-run"
+    missing = worker.missing_for_display()
+    return f"no display: DISPLAY is not set and there is no {missing}" if missing else None
 
 
 def display_answers(display: str) -> bool:
@@ -162,7 +169,7 @@ def add_display(problems: list[str], lines: list[str]) -> None:
         problems.append(problem)
         if os.environ.get("DISPLAY"):
             lines.append("unset DISPLAY")
-        if not shutil.which("xvfb-run"):
+        if worker.missing_for_display():
             lines.append(XVFB)
 
 
@@ -244,11 +251,13 @@ def rlbench_problems(found: dict[str, Any], python: str) -> list[str]:
             f"the pyrep under {python} is another project (PyPI's): {python} -m pip uninstall pyrep"
         )
     problems += [f"{error} (importing {name} under {python})" for name, error in found["errors"].items()]
-    if found["versions"]["opencv-python"]:
-        problems.append(
-            f"opencv-python breaks CoppeliaSim's Qt: {python} -m pip uninstall opencv-python, then "
-            f"{python} -m pip install --force-reinstall opencv-python-headless"
-        )
+    for name in ("opencv-python", "opencv-contrib-python"):
+        if found["versions"].get(name):
+            headless = f"{name}-headless"
+            problems.append(
+                f"{name} breaks CoppeliaSim's Qt: {python} -m pip uninstall {name}, then "
+                f"{python} -m pip install --force-reinstall {headless}"
+            )
     return problems
 
 

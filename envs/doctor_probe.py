@@ -28,6 +28,7 @@ def probe(modules: list[str]) -> dict:
         "gym",
         "gymnasium",
         "opencv-python",
+        "opencv-contrib-python",
         "opencv-python-headless",
         "rlbench",
         "minerl",

@@ -68,18 +68,12 @@ class MinecraftWorker:
                 break
         return self._answer(*seen)
 
-    def close(self, data: dict[str, Any], arrays: Arrays) -> Reply:
-        if self.env is not None:
-            self.env.close()
-            self.env = None
-        return {}, {}
-
     def calls(self) -> Calls:
         """The calls that a worker answers; what it writes goes to the folder for Minecraft's logs."""
         logs = os.environ.get("MALMO_MINECRAFT_OUTPUT_LOGDIR")
         if logs:
             os.chdir(logs)  # a folder ``logs`` is made wherever the process stands
-        return {name: getattr(self, name) for name in ("launch", "reset", "step", "close")}
+        return {name: getattr(self, name) for name in ("launch", "reset", "step")}
 
     # --- parts -------------------------------------------------------------------------------
 

@@ -89,7 +89,7 @@ class MineRLEnv(RemoteEnv):
         step_timeout: seconds for one step.
     """
 
-    backend, about = "minerl", "MineRL 1.0"
+    backend, about, starts_at_reset = "minerl", "MineRL 1.0", True
     task: PathRetrace
     metadata = {"render_modes": ["rgb_array"], "render_fps": 5}  # noqa: RUF012 (gymnasium's own type)
 
@@ -150,7 +150,8 @@ class MineRLEnv(RemoteEnv):
                 f"env.ticks={ticks} walks {ticks * TICK:.2f} blocks a step, task.stride={self.task.stride:g}: "
                 f"expected env.ticks={near} and a stride near {near * TICK:.2f}"
             )
-        self.name, self.names = f"{self.backend} ({self.about}, {wanted['biome']})", (AGENT,)
+        place = Path(wanted["world"]).name if wanted.get("world") else wanted["biome"]
+        self.name, self.names = f"{self.backend} ({self.about}, {place})", (AGENT,)
         self.ticks, self.time_limit = ticks, time_limit
         self._wanted = {"image_size": image_size, "render_size": render_size, **wanted}
         self._logs = tempfile.TemporaryDirectory(prefix=f"{self.backend}-", ignore_cleanup_errors=True)

@@ -33,6 +33,7 @@ class RemoteEnv(TaskEnv):
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012 (gymnasium's own type)
+    starts_at_reset = False  # the simulator itself is started by the first reset, not at its launch
 
     def __init__(
         self,
@@ -48,7 +49,7 @@ class RemoteEnv(TaskEnv):
         self.observation_space = gymnasium.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
         self._frame = np.zeros((image_size, image_size, 3), np.uint8)
         self._positions = np.zeros((len(self.names), 3))
-        self._over = NOT_BEGUN
+        self._over, self._has_begun = NOT_BEGUN, False
 
     def _launch(self) -> None:
         """Start the simulator in a fresh process and read what stays the same until it ends."""
@@ -70,7 +71,8 @@ class RemoteEnv(TaskEnv):
         Raises:
             RefusedError: the simulator answers that it can't; it lives on.
             EpisodeLostError: the call raised an error in it.
-            WorkerError: it can't be started, or dies or hangs of the call.
+            WorkerError: it can't be started, or dies or hangs of the call. Where a simulator starts at its first reset,
+                an error there says that it can't be, not that the episode is lost.
         """
         self._over = NOT_BEGUN
         for last in (not again, True):
@@ -84,6 +86,8 @@ class RemoteEnv(TaskEnv):
                 self.worker.close()  # what state it is in is unknown
                 if last:
                     text = f"env={self.worker.name} can't {call} seed {data.get('seed')}: {error}"
+                    if self.starts_at_reset and not self._has_begun:
+                        raise WorkerError(f"{text}; {self.worker.advice}") from None
                     raise EpisodeLostError(text) from None
             except WorkerError:
                 if last:
@@ -92,7 +96,7 @@ class RemoteEnv(TaskEnv):
             raise RefusedError(
                 f"env={self.worker.name} can't {call} seed {data.get('seed')}: {reply['refused']}"
             )
-        self._over = ""
+        self._over, self._has_begun = "", True
         self._see(seen)
         return reply, seen
 

@@ -18,7 +18,7 @@ from envs.base import EpisodeLostError
 from envs.remote import LOST, RefusedError, RemoteEnv
 from envs.tabletop import CAMERA_ELEVATION, METRES_PER_PIXEL_64, RGBA
 from envs.wire import Arrays
-from envs.worker import CallError, Worker, WorkerError, display_prefix
+from envs.worker import CallError, MissingSimulatorError, Worker, WorkerError, display_prefix
 from tasks import Layout, Task
 from tasks.camera import Camera
 from tasks.cube_return import CUBE_HALF, DISPLACED, ZONE_HIGH, ZONE_LOW, CubeReturn
@@ -78,7 +78,7 @@ class RLBenchEnv(RemoteEnv):
         model: ``code`` builds the cubes in code; ``stack_blocks`` takes those of RLBench's task.
         headless: no window.
         display: ``auto`` takes a virtual display where there is none; ``inherit`` changes nothing.
-        launch_timeout: seconds for the simulator to start.
+        launch_timeout: seconds for the simulator to start, for a reset, and for a whole demonstration.
         step_timeout: seconds for one action, planning included.
     """
 
@@ -183,10 +183,16 @@ class RLBenchEnv(RemoteEnv):
 
     def _demonstrated(self) -> np.ndarray:
         """``(K, 8)`` key poses; a try that fails is made again from the same layout, as it often succeeds then."""
-        for _ in range(DEMONSTRATIONS - 1):
-            with suppress(RefusedError):
-                return self._begin("demonstrate", *self._begun, again=False)[1]["actions"]
-        return self._begin("demonstrate", *self._begun, again=False)[1]["actions"]
+        try:
+            for _ in range(DEMONSTRATIONS - 1):
+                with suppress(RefusedError):
+                    return self._begin("demonstrate", *self._begun, again=False)[1]["actions"]
+            return self._begin("demonstrate", *self._begun, again=False)[1]["actions"]
+        except MissingSimulatorError:
+            raise
+        except WorkerError as error:  # the next reset starts it again
+            limit = f"a demonstration may take env.launch_timeout={self.launch_timeout:g} s"
+            raise EpisodeLostError(f"{error}; {limit}") from None
 
     def _described(self, task: Task, model: str) -> dict[str, Any]:
         """The task as the worker builds it."""

@@ -232,7 +232,7 @@ class StackBlocksScene(CubeReturnScene):
                 if name not in used:
                     Shape(name).remove()  # allowed here only: RLBench counts the objects after this
         super().init_task()
-        for cube, rgb in zip(self.shapes.values(), self.cubes.values(), strict=True):
+        for cube, rgb in zip(self.shapes.values(), self.cubes.values()):
             cube.set_color([float(c) for c in rgb])
 
 

@@ -73,7 +73,7 @@ class Simulator:
         """
         if self.cubes is not None:
             starts = arrays["starts"] + self.origin
-            self.cubes.starts = dict(zip(self.cubes.cubes, starts, strict=True))
+            self.cubes.starts = dict(zip(self.cubes.cubes, starts))
             self.cubes.asked = list(data["asked"])
         self._seed(data)
         return self._begun(self.task.reset)
@@ -108,12 +108,6 @@ class Simulator:
         self._seed(data)  # for Python's own generator; numpy's state is in the demonstration
         reply, more = self._begun(lambda: self.task.reset_to_demo(demo))
         return reply, {**more, "actions": actions}
-
-    def close(self, data: dict[str, Any], arrays: Arrays) -> Reply:
-        if self.environment is not None:
-            self.environment.shutdown()
-            self.environment = None
-        return {}, {}
 
     # --- parts -------------------------------------------------------------------------------
 
@@ -200,5 +194,5 @@ def key_frames(demo) -> list[int]:
 
 def calls() -> Calls:
     simulator = Simulator()
-    names = ("launch", "reset", "step", "demonstrate", "close")
+    names = ("launch", "reset", "step", "demonstrate")
     return {name: getattr(simulator, name) for name in names}

@@ -32,6 +32,8 @@ DEATHS = "|".join(
     re.escape(signal.strsignal(s) or "") for s in (signal.SIGABRT, signal.SIGSEGV, signal.SIGKILL)
 )
 A_SHELL_S = re.compile(rf"(.*: line \d+:\s+\d+ )?({DEATHS})(\s+\(core dumped\).*|\s{{2,}}.*)?")
+GRACE = 3.0  # seconds in which a process that is told to end does so by itself, and a shell in front of it cleans up
+XVFB = "xvfb xauth"  # Debian's packages; the first does not ask for the second
 WORDS = 600  # characters of a simulator's error that are told: MineRL's may hold the whole of Minecraft's log
 
 
@@ -115,7 +117,14 @@ class Worker:
         return self._exchange(name, timeout, encode({"call": name, "data": data or {}}, arrays))
 
     def close(self) -> None:
-        """End the process and all that it started."""
+        """End the process and all that it started. Where it listens it ends by itself, and ``xvfb-run`` takes its
+        display away; else it is killed."""
+        if self._stop is not None and (stop := self._stop.detach()):
+            _, end, arguments, _ = stop
+            end(*arguments, grace=GRACE)
+        self._process = self._stop = None
+
+    def _kill(self) -> None:
         if self._stop is not None:
             self._stop()
         self._process = self._stop = None
@@ -179,7 +188,7 @@ class Worker:
         except (EOFError, BrokenPipeError):
             raise self._lost(f"died during {name!r}{self._how()}") from None
         except BaseException:  # such as Ctrl-C: the reply that is still to come would answer the next call
-            self.close()
+            self._kill()
             raise
         if "error" in answer:
             raise CallError(str(answer["error"]), str(answer.get("message", "")))
@@ -222,7 +231,7 @@ class Worker:
     def _lost(self, what: str) -> WorkerError:
         """Kill what is left of the process; the error that says so."""
         said = self.last_words()
-        self.close()
+        self._kill()
         words = f"; it last said: {said}" if said else ""
         return WorkerError(f"env={self.name}: the simulator's process {what}{words}; {self.advice}")
 
@@ -248,11 +257,16 @@ def display_prefix(display: str, name: str) -> tuple[str, ...]:
         raise ValueError(f"env.display={display}: expected auto or inherit")
     if display == "inherit" or os.environ.get("DISPLAY") or sys.platform != "linux":
         return ()
-    if shutil.which("xvfb-run") is None:
+    if missing := missing_for_display():
         raise MissingSimulatorError(
-            f"env={name}: no display (DISPLAY is not set) and no xvfb-run; on Debian/Ubuntu: apt-get install xvfb"
+            f"env={name}: no display (DISPLAY is not set) and no {missing}; on Debian/Ubuntu: apt-get install {XVFB}"
         )
     return ("xvfb-run", "-a", "-s", "-screen 0 1280x1024x24")
+
+
+def missing_for_display() -> str | None:
+    """The first of the programs that is not there: ``xvfb-run`` is a script that calls the other."""
+    return next((program for program in ("xvfb-run", "xauth") if shutil.which(program) is None), None)
 
 
 def _wait(deadline: float, read: int | None = None, write: int | None = None) -> None:
@@ -263,10 +277,13 @@ def _wait(deadline: float, read: int | None = None, write: int | None = None) ->
         raise TimeoutError
 
 
-def _end(process: subprocess.Popen, mark: str, *descriptors: int) -> None:
-    """Close the pipes and kill the process with all that it started."""
+def _end(process: subprocess.Popen, mark: str, *descriptors: int, grace: float = 0.0) -> None:
+    """Close the pipes, which a worker that listens takes for its end, and after ``grace`` seconds kill the process with
+    all that it started."""
     for descriptor in descriptors:
         os.close(descriptor)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(grace)
     with suppress(ProcessLookupError):  # all of it ended already
         os.killpg(process.pid, signal.SIGKILL)
     end_all(mark)

@@ -16,6 +16,7 @@ import threading
 import time
 import types
 
+OLDEST = (3, 9)  # Python in which the workers' files are written
 MARK = "SLOWFAST_WORKER"  # in the environment of a worker and of everything that it starts
 
 
@@ -46,6 +47,8 @@ def live_with(parent: int) -> None:
 
 
 def main(module: str, read: int, write: int, parent: int) -> None:
+    if sys.version_info < OLDEST:
+        sys.exit(f"Python {sys.version.split()[0]} is too old: expected {OLDEST[0]}.{OLDEST[1]} or newer")
     threading.Thread(target=live_with, args=(parent,), daemon=True).start()
     folder = os.path.dirname(os.path.abspath(__file__))
     sys.path[:] = [path for path in sys.path if os.path.abspath(path) != folder]

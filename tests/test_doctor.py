@@ -195,10 +195,19 @@ def test_opencv_s_clash_and_a_missing_display(clean, coppelia):
     found = {"versions": {"opencv-python": "4.10"}, "files": {}, "attributes": {}, "errors": {}}
     (problem,) = doctor.rlbench_problems(found, "/env/bin/python")
     assert "opencv-python breaks CoppeliaSim's Qt: /env/bin/python -m pip uninstall opencv-python" in problem
+    found["versions"] = {"opencv-contrib-python": "4.10"}
+    (problem,) = doctor.rlbench_problems(found, "/env/bin/python")
+    assert "opencv-contrib-python breaks" in problem and "opencv-contrib-python-headless" in problem
     clean.setattr(doctor.shutil, "which", lambda *a, **k: None)
     clean.setattr(doctor.sys, "platform", "linux")
     assert "no display" in str(doctor.display_problem())
     assert "is no interpreter" in str(probe("/nowhere/python", ("json",), {}))
+
+
+def test_an_interpreter_that_is_too_old(clean):
+    clean.setattr(doctor, "OLDEST", (99, 0))
+    assert "is Python 3." in str(probe(sys.executable, ("json",), {}))
+    assert "the simulators' workers need 99.0 or newer" in str(probe(sys.executable, ("json",), {}))
 
 
 def test_a_display_is_one_that_answers(clean, display, tmp_path):

@@ -220,18 +220,31 @@ def test_a_lost_minecraft_truncates_is_never_scored_and_is_built_again(minecraft
     assert env.step(action(task, forward=1))[-1]["error"] is None
 
 
-def test_a_lost_episode_is_not_recorded(minecraft, task):
-    episode, error = record(minecraft({"lose_at_tick": SETTLE + 30}), task.layout(0))
-    assert episode is None and "MineRL lost its Minecraft" in error
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ({"lose_at_tick": SETTLE + 30}, "MineRL lost its Minecraft"),
+        ({"die_at_tick": SETTLE + 30}, "the simulator ended the episode at action 8 without success"),
+    ],
+)
+def test_a_lost_episode_is_not_recorded(minecraft, task, fault, says):
+    episode, error = record(minecraft(fault), task.layout(0))
+    assert episode is None and says in error
 
 
 def test_a_reset_that_fails_is_tried_once_more_in_a_new_minecraft(minecraft, tmp_path):
     env = minecraft({"abort_at_reset": 1, "once": str(tmp_path / "died")})
     assert env.reset(seed=0)[1]["error"] is None and env.worker.starts == 2
     env = minecraft({"error_at_reset": 1})
-    with pytest.raises(EpisodeLostError, match="env=minerl can't reset seed 0: TypeError: a bytes-like"):
+    with pytest.raises(WorkerError, match=r"env=minerl can't reset seed 0: TypeError: a bytes-like.*doctor"):
         env.reset(seed=0)
     assert env.worker.starts == 2 and not env.worker.alive
+    env = minecraft()
+    env.reset(seed=0)
+    minecraft({"error_at_reset": 1})  # from now on, in every process
+    env.worker.close()
+    with pytest.raises(EpisodeLostError, match="env=minerl can't reset seed 1: TypeError: a bytes-like"):
+        env.reset(seed=1)  # it could be started, so that it is the episode that is lost
 
 
 def test_a_saved_world_and_java_s_memory(minecraft, tmp_path, monkeypatch):

@@ -20,7 +20,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from envs.base import EpisodeLostError
 from envs.collect import record
 from envs.gripper_expert import DOWN
 from envs.minerl_env import SETTLE, MineRLEnv
@@ -204,6 +203,6 @@ def test_a_minecraft_that_hangs_up_is_lost_and_launched_anew(minecraft, tmp_path
 @minerl
 def test_a_minecraft_that_can_t_start_says_why_in_one_short_line(minecraft):
     env = minecraft({"exit": 1})
-    with pytest.raises(EpisodeLostError, match=r"EOFError: .*OutOfMemoryError: no heap") as caught:
+    with pytest.raises(WorkerError, match=r"EOFError: .*OutOfMemoryError: no heap") as caught:
         env.reset(seed=0)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 1000

@@ -408,6 +408,17 @@ def test_a_demonstration_that_fails_is_tried_again_from_the_same_layout(simulato
     assert env.reset(seed=0)[1]["error"] is None and env.worker.starts == 2, "that one was lost"
 
 
+@pytest.mark.parametrize(
+    ("fault", "says"), [("abort_at_demo", "died during 'demonstrate'"), ("hang_at_demo", "gave no answer")]
+)
+def test_a_simulator_that_dies_of_a_demonstration_costs_one_episode(simulator, tmp_path, fault, says):
+    env = simulator(RLBenchTask(), {fault: 1, "once": str(tmp_path / "once")}, launch_timeout=20)
+    episode, error = record(env, env.task.layout(5))
+    assert episode is None and says in error and "env.launch_timeout=20 s" in error
+    episode, error = record(env, env.task.layout(6))
+    assert error is None and episode.provenance["success"] and env.worker.starts == 2
+
+
 def test_what_is_recorded_stands_in_the_layout_of_its_demonstration(simulator):
     """RLBench lays out anew what its planner finds no way through, so two resets of a seed may differ."""
     env = simulator(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import os
 import site
@@ -16,8 +17,11 @@ import pytest
 
 from envs.wire import MAGIC, PREFIX, GarbageError, decode, encode
 from envs.worker import A_SHELL_S, CallError, MissingSimulatorError, Worker, WorkerError, display_prefix
+from envs.worker_main import OLDEST
 
 MODULE = Path(__file__).with_name("faulty_worker.py")
+WORKER_SIDE = ["worker_main", "wire", "doctor_probe", "rlbench_worker", "rlbench_scene", "minecraft_worker"]
+WORKER_SIDE += ["minerl_worker", "minestudio_worker"]
 
 
 @pytest.fixture(scope="session")
@@ -270,6 +274,36 @@ def test_a_worker_behind_a_shell_answers_dies_and_hangs_as_without(other_python,
         worker.close()
 
 
+def test_a_worker_that_is_closed_leaves_its_shell_time_to_clean_up(other_python, tmp_path):
+    """As xvfb-run does, which takes its display and its files away in a trap."""
+    script, cleaned = tmp_path / "xvfb-run", tmp_path / "cleaned"
+    script.write_text(f'#!/bin/sh\ntrap "touch {cleaned}" EXIT\n"$@"\n')
+    script.chmod(0o755)
+    worker = Worker("faulty", MODULE, other_python, start_timeout=600, prefix=(str(script),))
+    pid = worker.call("answer")[0]["pid"]
+    worker.close()
+    assert cleaned.is_file() and gone(pid) and not worker.alive
+    worker.close()
+
+
+def test_a_python_that_is_too_old_says_so(tmp_path):
+    code = (
+        "import runpy, sys; sys.version_info = (3, 8, 1); sys.version = '3.8.1 (main)'\n"
+        "runpy.run_path(sys.argv[1])['main']('module', 0, 1, 1)"
+    )
+    main = MODULE.parents[1] / "envs" / "worker_main.py"
+    done = subprocess.run([sys.executable, "-c", code, main], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr == "Python 3.8.1 is too old: expected 3.9 or newer\n"
+
+
+@pytest.mark.parametrize("name", WORKER_SIDE)
+def test_what_workers_run_is_python_3_9(name):
+    text = (MODULE.parents[1] / "envs" / f"{name}.py").read_text()
+    tree = ast.parse(text, feature_version=OLDEST)
+    assert not any(isinstance(node, ast.keyword) and node.arg == "strict" for node in ast.walk(tree))
+    assert "from __future__ import annotations" in text
+
+
 def test_an_interpreter_without_numpy_says_so(tmp_path):
     venv.create(tmp_path / "bare", with_pip=False, symlinks=True)
     with pytest.raises(WorkerError, match="No module named 'numpy'"):
@@ -285,7 +319,10 @@ def test_a_display_is_found_or_named(monkeypatch):
     monkeypatch.setattr(sys, "platform", "linux")
     assert display_prefix("auto", "faulty")[:2] == ("xvfb-run", "-a")
     monkeypatch.setattr("shutil.which", lambda name: None)
-    with pytest.raises(MissingSimulatorError, match=r"env=faulty: no display .*apt-get install xvfb"):
+    with pytest.raises(MissingSimulatorError, match=r"env=faulty: no display .*apt-get install xvfb xauth"):
+        display_prefix("auto", "faulty")
+    monkeypatch.setattr("shutil.which", lambda name: None if name == "xauth" else f"/usr/bin/{name}")
+    with pytest.raises(MissingSimulatorError, match=r"DISPLAY is not set\) and no xauth;"):
         display_prefix("auto", "faulty")
     with pytest.raises(ValueError, match=r"env\.display=maybe"):
         display_prefix("maybe", "faulty")

@@ -86,6 +86,7 @@ class TaskEnvironment:
     ):
         state = np.random.get_state()
         self.reset()
+        misbehave("demo")
         if fault("dead_from_demo"):
             FAULTS["dead"] = 1
         if FAULTS.get("dead") or FAULTS.get("no_demo", 0) > 0 or not hasattr(self._task, "way"):
