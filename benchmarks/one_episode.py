@@ -67,6 +67,7 @@ def summarize(runs: Sequence[Run]) -> dict[str, Any]:
         "episode_s": medians([r["episodes"][0]["seconds"] for r in runs]),
         "peak_mb": max(r["cost"]["peak_mb"] for r in runs),
         "rounds": len(runs),
+        "each": [{"wall_s": round(r["wall"], 2), "seed": r["episodes"][0]["seed"]} for r in runs],
         "parts": runs[0]["parts"],
     }
 

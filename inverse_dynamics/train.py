@@ -31,7 +31,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from inverse_dynamics.model import CheckpointError, InverseDynamics, InverseDynamicsConfig, to_unit
-from tasks import Episode
+from tasks import ActionSpec, Episode
 from tasks.commands import ROOT, CommandError, OptionError, RunDir, integer, main, number, task_words
 from tasks.dataset import join_episodes
 from tasks.files import atomic_path, read_json, write_json, write_text
@@ -388,30 +388,42 @@ def make_corruption(cfg: DictConfig) -> Corruption | None:
     return hydra.utils.instantiate(cfg.corruption, **options)
 
 
+def training_pairs(cfg: DictConfig, run_dir: RunDir) -> tuple[Pairs, Pairs, ActionSpec]:
+    """Pairs of frames to train on and held out, and how their actions are told.
+
+    Raises:
+        CommandError: too few episodes, or another task's.
+    """
+    dataset = join_episodes(cfg.data)
+    held_count = max(1, round(HELD_OUT * len(dataset)))
+    if held_count >= len(dataset):
+        raise CommandError(f"{cfg.data} holds {len(dataset)} episodes; collect at least 2")
+    spec = hydra.utils.instantiate(cfg.task).action_spec
+    if (size := dataset[0].actions.shape[1]) != len(spec):
+        raise CommandError(
+            f"{cfg.data} holds actions of {size} numbers, task={cfg.task.name} has {len(spec)}; give the data of this "
+            "task"
+        )
+    corruption, cut = make_corruption(cfg), len(dataset) - held_count
+    parts = (
+        (range(cut), cfg.corrupted_episodes, "corrupted"),
+        (range(cut, len(dataset)), held_count, "corrupted_held"),
+    )
+    training, held = (
+        Pairs(dataset, episodes, corruption, count, run_dir / f"{name}.safetensors")
+        for episodes, count, name in parts
+    )
+    return training, held, spec
+
+
 def run(cfg: DictConfig) -> None:
     device = check_options(cfg)
     run_dir = RunDir.open("inverse_dynamics", cfg, ignore=("device",))
     done, folder = run_dir / "metrics.json", run_dir / "model"
     if not done.is_file():
-        dataset = join_episodes(cfg.data)
-        held_count = max(1, round(HELD_OUT * len(dataset)))
-        if held_count >= len(dataset):
-            raise CommandError(f"{cfg.data} holds {len(dataset)} episodes; collect at least 2")
-        corruption = make_corruption(cfg)
-        cut = len(dataset) - held_count
-        training = Pairs(
-            dataset, range(cut), corruption, cfg.corrupted_episodes, run_dir / "corrupted.safetensors"
-        )
-        held = Pairs(
-            dataset, range(cut, len(dataset)), corruption, held_count, run_dir / "corrupted_held.safetensors"
-        )
+        with run_dir.withdrawn_on_error():
+            training, held, spec = training_pairs(cfg, run_dir)
         height, width = training.frames.shape[1:3]
-        spec = hydra.utils.instantiate(cfg.task).action_spec
-        if training.actions.shape[1] != len(spec):
-            raise CommandError(
-                f"{cfg.data} holds actions of {training.actions.shape[1]} numbers, task={cfg.task.name} has "
-                f"{len(spec)}; give the data of this task"
-            )
         trainer = Trainer(cfg, InverseDynamicsConfig(spec, (height, width)), run_dir.path, device)
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         record_origin(run_dir.path, "inverse_dynamics.train", name)

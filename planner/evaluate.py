@@ -95,7 +95,8 @@ def run(cfg: DictConfig) -> None:
     asked = [KeptRow(run_dir.path, name, made) for name, made in zip(names, versions, strict=True)]
     with open_dict(cfg):
         cfg.memory, cfg.condition_on, cfg.instruction = cfg.memories.none, "imagined", None
-    parts = assemble(cfg, 1)
+    with run_dir.withdrawn_on_error():
+        parts = assemble(cfg, 1)
     seeds = held_out_seeds(parts.task.heldout_seeds, cfg.seed, cfg.episodes)
     for row in asked:
         if row.name in BASELINES and not has_row(parts.task, row.name):

@@ -33,10 +33,11 @@ from planner.records import (
 )
 from planner.report import EpisodeReport, Interval, Summary, write_report
 from tasks import Task
-from tasks.commands import CommandError, RunDir, integer, main
+from tasks.commands import CommandError, OptionError, RunDir, integer, main
 from tasks.files import read_json, write_json
 from tasks.process import Stages, peak_megabytes
 from tasks.task import held_out_seeds
+from world_model.memory.base import AnyMemory
 from world_model.memory.shuffled import Shuffled
 from world_model.peak_memory import PeakMemory, peak_so_far
 from world_model.sampling import sampling_options
@@ -62,10 +63,7 @@ def run_batches(
     with tqdm(total=len(seeds), unit="episode") as bar:
         for at in range(0, len(seeds), cfg.batch_size):
             whole = seeds[at : at + cfg.batch_size]
-            there = [s for s in whole if s not in lost]
-            batch = [s for s in there if not has_result(folder, s)]
-            if batch and isinstance(parts.world_model.memory, Shuffled):
-                batch = there
+            batch = unfinished(folder, [s for s in whole if s not in lost], parts.world_model.memory)
             bar.update(len(whole) - len(batch))
             while batch:
                 try:
@@ -89,6 +87,12 @@ def run_batches(
             "delete it to try them again"
         )
     return finished
+
+
+def unfinished(folder: Path, batch: Sequence[int], memory: AnyMemory) -> list[int]:
+    """The seeds of a batch that are still to run: all of them where episodes read each other's memory."""
+    missing = [seed for seed in batch if not has_result(folder, seed)]
+    return list(batch) if missing and isinstance(memory, Shuffled) else missing
 
 
 def _run_batch(
@@ -276,11 +280,23 @@ def last_words(written: dict[str, Any], task: Task, run_dir: RunDir) -> str:
     return "\n".join([*lines, cost_line(written["cost"]), f"report: {run_dir / 'report.html'}"])
 
 
+def opened(cfg: DictConfig, envs: int) -> Parts:
+    """The parts of a run, and its header, printed; whatever is wrong with the memory that it starts from is said."""
+    parts = assemble(cfg, envs)
+    if cfg.load_memory:
+        parts.world_model.memory.load_episode(cfg.load_memory)
+        parts.header["starts from memory"] = str(cfg.load_memory)
+    print("\n".join(f"{k:>16}  {v}" for k, v in parts.header.items()))
+    return parts
+
+
 def run(cfg: DictConfig) -> None:
     episodes, count = integer(cfg, "episodes", 1), integer(cfg, "batch_size", 1)
     integer(cfg, "seed", 0), integer(cfg, "media", 0)
     if cfg.condition_on not in ("imagined", "observed"):
         raise CommandError(f"condition_on={cfg.condition_on}: expected imagined or observed")
+    if cfg.instruction is not None and not (isinstance(cfg.instruction, str) and cfg.instruction.strip()):
+        raise OptionError(f"instruction={cfg.instruction}: expected words, or null for each layout's own")
     sampling_options(cfg)
     stages = Stages()
     stages.end("start")  # the interpreter and all imports
@@ -293,17 +309,14 @@ def run(cfg: DictConfig) -> None:
         said = last_words(stored, hydra.utils.instantiate(cfg.task), run_dir)
         print(f"finished already (fresh=true runs it again)\n{said}")
         return
-    parts = assemble(cfg, min(count, episodes))
-    if cfg.load_memory:
-        parts.world_model.memory.load_episode(cfg.load_memory)  # whatever is wrong with it is said at once
-        parts.header["starts from memory"] = str(cfg.load_memory)
-    print("\n".join(f"{k:>16}  {v}" for k, v in parts.header.items()))
-    seeds = held_out_seeds(parts.task.heldout_seeds, cfg.seed, episodes)
-    start = Path(cfg.load_memory) if cfg.load_memory else None
-    save = run_dir / "memory" if cfg.save_memory else None
-    stages.end("load")
-    there = sum(has_result(run_dir / "episodes", s) for s in seeds)
-    results = run_batches(parts, cfg, seeds, run_dir / "episodes", start, save)
+    with run_dir.withdrawn_on_error():
+        parts = opened(cfg, min(count, episodes))
+        seeds = held_out_seeds(parts.task.heldout_seeds, cfg.seed, episodes)
+        start = Path(cfg.load_memory) if cfg.load_memory else None
+        save = run_dir / "memory" if cfg.save_memory else None
+        stages.end("load")
+        there = sum(has_result(run_dir / "episodes", s) for s in seeds)
+        results = run_batches(parts, cfg, seeds, run_dir / "episodes", start, save)
     stages.end("episodes")
     lost = left_out(run_dir / "episodes", seeds)
     written = publish(run_dir, parts, cfg, results, stages, len(results) - there, lost)

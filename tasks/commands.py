@@ -46,6 +46,10 @@ TARGETED = (
     "record",
     "reader",
 )  # made by their _target_
+TEXTS = {  # options that name files, folders and the like, also where they look like numbers
+    *("run_dir", "weights", "inverse_dynamics", "instruction", "load_memory", "path", "data", "folder"),
+    *("image", "actions", "choose", "results"),
+}
 INTERRUPTED = 130
 
 
@@ -98,9 +102,19 @@ def compose(command: str, argv: Sequence[str] = ()) -> DictConfig:
 
 def _composed(command: str, argv: Sequence[str]) -> DictConfig:
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        cfg = hydra.compose(command, overrides=list(argv))
+        cfg = hydra.compose(command, overrides=[_texts_as_text(option) for option in argv])
     OmegaConf.resolve(cfg)
     return cfg
+
+
+def _texts_as_text(option: str) -> str:
+    """``run_dir=2024`` names a folder, not a number."""
+    key, _, value = option.partition("=")
+    return (
+        f"{key}='{value}'"
+        if key in TEXTS and re.fullmatch(r"[-+]?[\d_.]+(e[-+]?\d+)?", value, re.I)
+        else option
+    )
 
 
 def _check_targets(cfg: DictConfig) -> None:
@@ -342,15 +356,16 @@ class RunDir:
 
     @contextmanager
     def withdrawn_on_error(self) -> Iterator[None]:
-        """Removes the directory, if it was made just now, where what follows fails: nothing but its configuration lies
-        in it. One that was there before stays."""
+        """Removes the directory, if it was made just now, where what follows fails while nothing but the configuration
+        lies in it. One that was there before stays."""
         try:
             yield
         except BaseException:
             if not self.resumed:
                 with suppress(OSError):
-                    (self.path / "config.yaml").unlink()
-                    self.path.rmdir()
+                    if [p.name for p in self.path.iterdir()] == ["config.yaml"]:
+                        (self.path / "config.yaml").unlink()
+                        self.path.rmdir()
             raise
 
 

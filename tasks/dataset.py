@@ -462,6 +462,7 @@ def _read_info(path: Path) -> dict[str, Any]:
         raise _broken(path / "meta/info.json", f"no usable {wrong}")
     _read_json(path / "meta/stats.json")  # read by LeRobot's tools alone, but a dataset has all its files
     _read_table(path / "meta/tasks.parquet", ["task_index", "task"])
+    _read_json(path / COLLECTION)
     return info
 
 

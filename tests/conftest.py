@@ -20,6 +20,18 @@ signal.signal(
 )  # a shell's background job ignores Ctrl-C: tests need it
 
 BEGAN = time.monotonic()
+FIRST = (
+    "end_to_end",
+    "world_model",
+    "memory",
+    "diffusion",
+    "slowfast",
+    "tabletop",
+    "dataset",
+    "collect",
+    "pretrain",
+)
+FIRST += ("inverse_dynamics", "locate", "run", "architecture", "commands", "packaging")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -41,7 +53,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip, with the reason, what this machine cannot run."""
+    """Begin with what all else stands on, where time may run out; skip, with the reason, what this machine cannot
+    run."""
+    names = [f"test_{name}" for name in FIRST]
+    items.sort(key=lambda item: names.index(item.path.stem) if item.path.stem in names else len(names))
     gpu = [item for item in items if item.get_closest_marker("gpu")]
     browser = [item for item in items if item.get_closest_marker("browser")]
     if gpu and not _has_cuda():

@@ -63,7 +63,7 @@ def test_the_expert_returns_the_cube(collected):
         )
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_more_workers_and_a_kill_give_the_same_data(collected, tmp_path):
     path = tmp_path / "two"
     options = ["episodes=5", "workers=2", "group=2", f"path={path}"]

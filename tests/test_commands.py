@@ -103,6 +103,14 @@ def test_a_broken_yaml_is_one_line(own_configs, capsys, file, text, says, argv):
     assert code == 2 and err.count("\n") == 1 and err.startswith("error: ") and says in err
 
 
+@pytest.mark.parametrize("value", ["2024", "-1", "1e3", "0.5", "007"])
+def test_a_folder_may_look_like_a_number(value):
+    assert compose("run", [f"run_dir={value}", "episodes=3"]).run_dir == value
+    cfg = compose("inverse_dynamics", [f"data={value}", "steps=4"])
+    assert (cfg.data, cfg.steps) == (value, 4)
+    assert compose("run", ["weights=null"]).weights is None
+
+
 @pytest.mark.parametrize("value", ["0", "two", "1.5", "true", "null"])
 def test_integer_options(value):
     with pytest.raises(OptionError, match=r"expected an integer, at least 1"):
@@ -183,7 +191,7 @@ def test_help_lists_groups_and_options(capsys):
     with pytest.raises(SystemExit) as end:
         main("collect", lambda cfg: None, ["--help"])
     out = capsys.readouterr().out
-    assert end.value.code == 0 and "task: cube_return" in out and "episodes: 2000" in out
+    assert end.value.code == 0 and "task: cube_return" in out and "episodes: 2400" in out
 
 
 def test_commands_need_no_torch_and_work_from_anywhere(tmp_path):

@@ -199,6 +199,7 @@ def test_an_empty_dataset_is_refused(tmp_path):
         "meta/info.json",
         "meta/stats.json",
         "meta/tasks.parquet",
+        "meta/collection.json",
         "meta/episodes/chunk-000/file-001.parquet",
         "data/chunk-000/file-001.parquet",
     ],

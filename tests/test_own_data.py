@@ -172,6 +172,9 @@ def test_what_holds_nothing_to_train_on(tmp_path, mine):
         open_data(str(tmp_path / "empty"), CHUNK)
     with pytest.raises(DatasetError, match=r"no dataset at nowhere"):
         open_data("nowhere", CHUNK)
+    (ours(tmp_path / "cut") / "meta/collection.json").unlink()
+    with pytest.raises(DatasetError, match=r"cut/meta/collection.json: the file is missing"):
+        open_data(str(tmp_path / "cut"), CHUNK)
     with pytest.raises(DataError, match=r"nothing is as long as a chunk of 4 frames at 0.5 a second"):
         open_data({"sources": [str(mine)], "fps": 0.5}, CHUNK)
     assert check_captions([Caption(0, 1, "a"), Caption(1 - 1e-3, 2, "b")], 2, 10) == []

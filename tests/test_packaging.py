@@ -20,6 +20,7 @@ import pytest
 import yaml
 
 from planner import ship
+from planner.results import write_results
 from planner.ship import SETTINGS, digest
 from tasks.commands import CommandError, compose, plain
 from tasks.files import write_text
@@ -375,6 +376,11 @@ def test_the_code_map_names_real_code(what: str, file: str, name: str):
         for part in name.split("."):
             assert isinstance(node, dict) and part in node, f"{what}: {file} has no {name}"
             node = node[part]
+
+
+def test_the_page_of_results_is_what_its_json_gives(tmp_path):
+    page = write_results(ROOT / "benchmarks" / "results", tmp_path / "docs" / "results.md")
+    assert read(page) == read(ROOT / "docs" / "results.md"), "run python -m planner.results"
 
 
 def test_the_readmes_figures_are_those_of_the_results():

@@ -7,7 +7,6 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,7 +22,7 @@ from planner.loop import PlanResult, _result, begin, execute
 from planner.parts import Parts, check_reader, versions
 from planner.records import load_result, save_result
 from planner.results import write_results
-from planner.run import cost_line, last_words, publish, run_batches
+from planner.run import cost_line, last_words, publish, unfinished
 from planner.table_rows import row_versions
 from tasks.commands import ROOT, CommandError, RunDir, compose
 from tasks.cube_return import CubeReturn
@@ -49,24 +48,15 @@ def reader():
     return InverseDynamics(InverseDynamicsConfig(TASK.action_spec))
 
 
-def test_episodes_that_read_each_other_run_in_whole_batches(result, tmp_path, monkeypatch):
+def test_episodes_that_read_each_other_run_in_whole_batches(result, tmp_path):
     """What is finished of a batch counts only where an episode's memory is its own."""
-    ran = []
-
-    def played(parts: Parts, cfg: object, batch: list[int], *rest: object) -> list[PlanResult]:
-        ran.append(list(batch))
-        return [replace(result, layout=replace(result.layout, seed=seed)) for seed in batch]
-
-    monkeypatch.setattr("planner.run._run_batch", played)
-    cfg = compose("run", ["batch_size=2"])
-    for memory, then in ((TempLora(), [3]), (Shuffled(TempLora()), [3, 4])):
-        parts = SimpleNamespace(task=TASK, world_model=SimpleNamespace(memory=memory))
+    for memory, then in ((TempLora(), [4]), (Shuffled(TempLora()), [3, 4])):
         folder = tmp_path / memory.name
-        assert len(run_batches(parts, cfg, [1, 2, 3, 4], folder)) == 4
-        (folder / "3.json").unlink()
-        assert len(run_batches(parts, cfg, [1, 2, 3, 4], folder)) == 4
-        assert ran == [[1, 2], [3, 4], then]
-        ran.clear()
+        assert unfinished(folder, [3, 4], memory) == [3, 4]
+        save_result(folder, replace(result, layout=replace(result.layout, seed=3)))
+        assert unfinished(folder, [3, 4], memory) == then
+        save_result(folder, replace(result, layout=replace(result.layout, seed=4)))
+        assert unfinished(folder, [3, 4], memory) == []
 
 
 @pytest.fixture(scope="module")
@@ -224,10 +214,12 @@ def test_the_peak_of_a_part_leaves_that_of_the_whole():
 def test_the_page_says_what_an_episode_costs_and_how_quick_the_simulator_is(tmp_path):
     run = {
         "wall": 41.5, "cost": {"seconds": {"start": 9.0, "episodes": 30.0}, "peak_mb": 900.0},
-        "episodes": [{"seconds": {"imagine": 25.0}}], "parts": {"memory": "none"},
+        "episodes": [{"seed": 7, "seconds": {"imagine": 25.0}}], "parts": {"memory": "none"},
     }  # fmt: skip
     slow = {**run, "wall": 50.0, "cost": {"seconds": {"start": 9.5, "episodes": 39.0}, "peak_mb": 950.0}}
     rows = {"memory=none, 4 chunks": one_episode.summarize([run, run, slow])}
+    figures = rows["memory=none, 4 chunks"]["each"]
+    assert figures == [{"wall_s": w, "seed": 7} for w in (41.5, 41.5, 50.0)]
     origin = {"command": "c", "commit": "d", "hardware": "e"}
     write_json(tmp_path / "one_episode.json", {"rows": rows, **origin})
     rates = {"physics_steps_per_second_idle": 31234, "physics_steps_per_second_moving": 9876}

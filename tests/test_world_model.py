@@ -33,6 +33,7 @@ from tiny import (
 )
 
 from tasks.cube_return import CubeReturn
+from tasks.files import read_json, write_json
 from world_model.memory.temp_lora import TempLora
 from world_model.model import Chunk, Rollout, Settings, WorldModel
 from world_model.text import ClipTextEncoder, SentenceEncoder
@@ -423,6 +424,22 @@ DAMAGE = [
     *[(file, unsafe, "holds no .safetensors file") for file in (UNET, VAE)],
     *[(file, lose_one, " missing tensors, e.g. ") for file in (UNET, VAE)],
 ]  # fmt: skip
+
+
+def test_weights_that_write_are_missed(tmp_path):
+    model = make_model(make_text(), make_memory())
+    model.keep_writing()
+    model.save_pretrained(tmp_path / "model")
+    assert WorldModel.from_pretrained(tmp_path / "model", make_memory()).writer is not None
+    shutil.rmtree(tmp_path / "model/writer")
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match="writer/ is missing, whose weights fast learning needs"):
+            WorldModel.from_pretrained(tmp_path / "model", make_memory())
+        settings = read_json(tmp_path / "model/world_model.json")
+        settings.pop("writer", None)  # as weights from before it was told, whose link leads nowhere
+        write_json(tmp_path / "model/world_model.json", settings)
+        (tmp_path / "model/writer").unlink(missing_ok=True)
+        (tmp_path / "model/writer").symlink_to("../nowhere")
 
 
 @pytest.mark.parametrize(("file", "damage", "says"), DAMAGE)

@@ -399,7 +399,7 @@ class WorldModel:
         if self.memory.module is not None:
             write_safetensors(folder / MODULE, self.memory.module.state_dict())
             write_json(folder / MEMORY, {"memory": self.memory.name})
-        write_json(folder / SETTINGS, asdict(self.settings))
+        write_json(folder / SETTINGS, asdict(self.settings) | ({"writer": True} if self.writer else {}))
 
     @classmethod
     def from_pretrained(
@@ -445,7 +445,12 @@ class WorldModel:
             model.writer.to(device)
         model.autoencoder.to(device)
         if memory is not None:
-            model.use_memory(memory, theta0 if memory.spec else None)
+            try:
+                model.use_memory(memory, theta0 if memory.spec else None)
+            except ValueError as error:
+                if not theta0:
+                    raise
+                raise CheckpointError(f"weights={folder}: {THETA0}: {error}") from None
             if memory.module is not None and not (untrained_memory and stored_kind(folder) != memory.name):
                 load_module(folder, memory)
         return model
@@ -464,7 +469,7 @@ class WorldModel:
             DPMSolverMultistepScheduler.from_pretrained(folder, subfolder="scheduler"),
             stored_settings(folder),
             version=fingerprint(folder),
-            writer=opened_unet(folder, WRITER, dtype) if (folder / WRITER).is_dir() else None,
+            writer=opened_unet(folder, WRITER, dtype) if has_writer(folder) else None,
         )
 
 
@@ -472,7 +477,23 @@ def stored_settings(folder: Path) -> Settings:
     """How the model in a folder is to be used; without our file it is a published one, which fast learning needs
     gradient checkpointing for. Raises OSError, ValueError, TypeError: the file is damaged."""
     file = folder / SETTINGS
-    return Settings(**json.loads(file.read_text()) if file.is_file() else {"gradient_checkpointing": True})
+    if not file.is_file():
+        return Settings(gradient_checkpointing=True)
+    stored = json.loads(file.read_text())
+    stored.pop("writer", None)  # tells what lies beside it, not how it is used
+    return Settings(**stored)
+
+
+def has_writer(folder: Path) -> bool:
+    """Whether fast learning takes its gradients at other weights than Φ's. Raises FileNotFoundError where these got
+    lost, as a link does in a copy: Φ would be taken in their place."""
+    file, writer = folder / SETTINGS, folder / WRITER
+    told = file.is_file() and json.loads(file.read_text()).get("writer", False)
+    if (told or writer.is_symlink() or writer.exists()) and not writer.is_dir():
+        raise FileNotFoundError(
+            f"{WRITER}/ is missing, whose weights fast learning needs; copy the folder with its links"
+        )
+    return writer.is_dir()
 
 
 def opened_unet(folder: Path, part: str, dtype: torch.dtype) -> UNet3DConditionModel:

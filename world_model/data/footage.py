@@ -269,6 +269,8 @@ def open_data(data: Any, chunk_frames: int) -> Footage:
     if alone and camera is None and (not path.is_dir() or (path / COLLECTION).is_file()):
         return as_footage(load_episodes(path))
     sources = [open_source(path, camera) for path, _, camera in options.sources]
+    if alone and camera is None and sources[0].ours:  # one that has lost a file
+        return as_footage(load_episodes(path))
     for source in sources:
         if source.wrong:
             more = f" (and {len(source.wrong) - 1} more)" if len(source.wrong) > 1 else ""
