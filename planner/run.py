@@ -20,6 +20,8 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from planner.aggregates import aggregate
+from planner.instruments import locating_error
+from planner.locator import Locator
 from planner.loop import PlanResult, SeedLostError, run_episodes
 from planner.parts import Parts, assemble, versions
 from planner.records import (
@@ -32,7 +34,7 @@ from planner.records import (
     summary_row,
 )
 from planner.report import EpisodeReport, Interval, Summary, write_report
-from tasks import Task
+from tasks import Episode, Task
 from tasks.commands import CommandError, OptionError, RunDir, integer, main
 from tasks.files import read_json, write_json
 from tasks.process import Stages, peak_megabytes
@@ -41,6 +43,8 @@ from world_model.memory.base import AnyMemory
 from world_model.memory.shuffled import Shuffled
 from world_model.peak_memory import PeakMemory, peak_so_far
 from world_model.sampling import sampling_options
+
+READ_OFF = "imagined places"  # of a run's header
 
 
 def run_batches(
@@ -155,6 +159,16 @@ def closing_lines(total: dict[str, Any], task: Task) -> list[str]:
     return [*lines, "   ".join(said)] if said else lines
 
 
+def read_off_line(locator: Locator, episodes: Sequence[Episode]) -> str:
+    """How far off an imagined place may be that is read off frames: what the locator makes of executed frames, whose
+    truth is known."""
+    error = locating_error(locator, episodes, [e.frames for e in episodes])
+    return (
+        f"read off frames; on the executed ones {error[f'median_{locator.unit}']:.1f} {locator.unit} off (median), "
+        f"{error['lost']:.0%} of {error['n']} not found"
+    )
+
+
 def left_out_line(lost: Mapping[Any, str], scored: int) -> str:
     """How many episodes are in no figure, and why, for people."""
     reasons = "; ".join(f"seed {seed}: {reason}" for seed, reason in lost.items())
@@ -246,6 +260,8 @@ def publish(
     )
     reports = [report_of(r) for r in results]
     header = parts.header | planned_by(rows, parts.header.get("decomposer", ""))
+    if parts.locator:
+        header[READ_OFF] = read_off_line(parts.locator, [r.executed for r in results])
     missing = {"left out": left_out_line(lost, len(rows)).removeprefix("left out  ")} if lost else {}
     write_report(
         run_dir.path,
@@ -275,8 +291,7 @@ def last_words(written: dict[str, Any], task: Task, run_dir: RunDir) -> str:
     lines = closing_lines(written["summary"], task)
     if lost := written.get("left_out"):
         lines.append(left_out_line(lost, len(written["episodes"])))
-    if plans := written["parts"].get("plans"):
-        lines.append(f"plans  {plans}")
+    lines += [f"{key}  {said}" for key in (READ_OFF, "plans") if (said := written["parts"].get(key))]
     return "\n".join([*lines, cost_line(written["cost"]), f"report: {run_dir / 'report.html'}"])
 
 

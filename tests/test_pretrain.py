@@ -663,13 +663,14 @@ def test_two_processes_train_what_one_does(finished, data, tmp_path, launcher):
 
 
 @pytest.mark.long
-def test_two_machines_train_what_one_process_does(finished, data, tmp_path):
-    """A launcher on each, as docs/accelerate/nodes.yaml says; here both are this one, with a process apiece."""
+@pytest.mark.parametrize("file", ["nodes", "fsdp_nodes"])
+def test_two_machines_train_what_one_process_does(finished, data, tmp_path, file):
+    """A launcher on each, as the files say; here both are this one, with a process apiece."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    nodes = ("-m", "accelerate.commands.launch", "--config_file", "docs/accelerate/nodes.yaml", "--num_processes", "2",
-             "--main_process_ip", "127.0.0.1", "--main_process_port", port)  # fmt: skip
+    nodes = ("-m", "accelerate.commands.launch", "--config_file", f"docs/accelerate/{file}.yaml",
+             "--num_processes", "2", "--main_process_ip", "127.0.0.1", "--main_process_port", port)  # fmt: skip
     options = (f"data={data}", f"run_dir={tmp_path / 'two'}", *TINY, "diffusion.steps=4")
     ranks = [
         started(*nodes, "--machine_rank", str(rank), "-m", "world_model.pretrain", *options)
@@ -697,7 +698,11 @@ def test_two_machines_train_what_one_process_does(finished, data, tmp_path):
 )
 def test_accelerate_reads_its_files(file):
     made = load_config_from_file(str(file))
-    kinds = {"fsdp": DistributedType.FSDP, "two_cpus": DistributedType.MULTI_CPU}
+    kinds = {
+        "fsdp": DistributedType.FSDP,
+        "fsdp_nodes": DistributedType.FSDP,
+        "two_cpus": DistributedType.MULTI_CPU,
+    }
     assert made.distributed_type == kinds.get(file.stem, DistributedType.MULTI_GPU)
     assert made.num_processes % made.num_machines == 0 and made.num_processes > 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
@@ -146,6 +147,10 @@ def test_the_result_is_written_last_and_says_what_it_cost(tmp_path, parts, resul
     assert "peak memory" in page and result.layout.instruction in page and "Instructions such as" not in page
     assert cost_line(written["cost"]) in said and said.endswith("report.html")
     assert "start " in said and "peak memory" in said and "distance  executed" in said
+    off = re.search(
+        r"imagined places  read off frames; on the executed ones (\d\.\d) mm off \(median\)", said
+    )
+    assert off and float(off[1]) < 3 and off[0].partition("  ")[2] in page  # cubes that nobody moved
 
 
 @pytest.mark.parametrize("damaged", [".npz", ".json"])
