@@ -20,18 +20,10 @@ signal.signal(
 )  # a shell's background job ignores Ctrl-C: tests need it
 
 BEGAN = time.monotonic()
-FIRST = (
-    "end_to_end",
-    "world_model",
-    "memory",
-    "diffusion",
-    "slowfast",
-    "tabletop",
-    "dataset",
-    "collect",
-    "pretrain",
-)
-FIRST += ("inverse_dynamics", "locate", "run", "architecture", "commands", "packaging")
+FIRST = [
+    *("world_model", "memory", "diffusion", "slowfast", "tabletop", "dataset", "collect", "pretrain"),
+    *("inverse_dynamics", "locate", "run", "architecture", "commands", "packaging", "end_to_end"),
+]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
