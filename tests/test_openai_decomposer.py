@@ -635,7 +635,8 @@ def test_a_run_says_whose_plans_it_carried_out(
     server.replies = [Reply(RIGHT), fails(403, "go away")]
     options = {
         "decomposer": "openai", "decomposer.base_url": server.url, "decomposer.model": "m", "decomposer.cache": "null",
-        "decomposer.fallback": "true", "episodes": 2, "batch_size": 1, "sampling_steps": 1, "media": 0,
+        "decomposer.fallback": "true", "decomposer.send_image": "true",
+        "episodes": 2, "batch_size": 1, "sampling_steps": 1, "media": 0,
         "instruction": f"'{ASKED}'", "run_dir": tmp_path / "run",
     }  # fmt: skip
     with pytest.raises(SystemExit) as end:
@@ -646,6 +647,8 @@ def test_a_run_says_whose_plans_it_carried_out(
     assert [episode["planned_by"] for episode in told["episodes"]] == ["m", "scripted"]
     assert "1 of 2 by scripted" in (tmp_path / "run/report.html").read_text()
     assert "plans  1 of 2 by m, 1 of 2 by scripted" in capsys.readouterr().out
+    pictures = [str(asked["messages"]).count("data:image/png;base64,") for _, _, asked in server.seen]
+    assert set(pictures) == {1}, "each question carries the first frame"
     sent = server.seen[0][1]["authorization"].removeprefix("Bearer ")
     written = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
     assert sent == KEY and all(KEY.encode() not in path.read_bytes() for path in written)

@@ -87,15 +87,12 @@ def test_reset_gives_the_layout_of_the_seed(simulator):
     assert env.name == "rlbench (RLBench 1.2.0)"
 
 
-def test_only_the_used_camera_is_left_and_it_faces_the_zone(simulator):
-    env = simulator()
-    assert {e["name"] for e in simulator.events("camera removed")} == {
-        "left_shoulder",
-        "right_shoulder",
-        "overhead",
-        "wrist",
-    }
-    assert simulator.events("launch") == [{"event": "launch", "headless": True}]
+@pytest.mark.parametrize(("camera", "headless"), [(CAMERAS[0], True), *((c, False) for c in CAMERAS[1:])])
+def test_only_the_used_camera_is_left_and_it_faces_the_zone(simulator, camera, headless):
+    env = simulator(camera=camera, headless=headless)
+    others = {*CAMERAS, "wrist"} - {camera}
+    assert {e["name"] for e in simulator.events("camera removed")} == others
+    assert simulator.events("launch") == [{"event": "launch", "headless": headless}]
     view, fovy = framed_view()
     np.testing.assert_allclose(env.camera.position, view[:3, 3], atol=1e-6)
     np.testing.assert_allclose(env.camera.rotation, view[:3, :3], atol=1e-6)

@@ -126,7 +126,7 @@ def make_loss(
     model: WorldModel, episodes: LatentEpisodes, part: slice = slice(None), pool: int = 1
 ) -> SlowFastLoss:
     objective = Objective(model.diffusion, model.text, OPTIONS)
-    batches = EpisodeBatches(episodes, 4, 4, seed=0)
+    batches = EpisodeBatches(episodes.segments, 4, 4, seed=0)
     chooser = ChunkChooser("blue", 0.6, 0.1)
     return SlowFastLoss(model, objective, episodes, batches, chooser, "ground_truth", 2, 0, part, pool)
 
@@ -159,16 +159,16 @@ def test_an_episode_remembers_the_same_alone_and_in_a_batch(model, episodes):
 
 
 def test_each_episode_comes_once_an_epoch_in_batches_of_one_length(episodes):
-    batches = EpisodeBatches(episodes, 3, 4, seed=0)
+    batches = EpisodeBatches(episodes.segments, 3, 4, seed=0)
     assert batches.per_epoch == 4
     epoch = [batches[i] for i in range(4)]
     assert Counter(e for batch in epoch for e in batch) == Counter(range(12))
     assert all(len({len(episodes.segments[e]) for e in batch}) == 1 for batch in epoch)
     assert [batches[i] for i in range(4, 8)] != epoch and batches[2] == epoch[2]
-    long = EpisodeBatches(episodes, 3, 4, seed=0, lengths=[3])
+    long = EpisodeBatches(episodes.segments, 3, 4, seed=0, lengths=[3])
     assert long.per_epoch == 2 and all(len(episodes.segments[e]) == 3 for i in range(2) for e in long[i])
     with pytest.raises(ValueError, match=r"chunks=\[7\]: no episode has so many"):
-        EpisodeBatches(episodes, 3, 4, seed=0, lengths=[7])
+        EpisodeBatches(episodes.segments, 3, 4, seed=0, lengths=[7])
 
 
 # --- the outer loop ------------------------------------------------------------------------------
@@ -483,8 +483,11 @@ def test_bad_input_is_one_line(data, base, tmp_path, capsys):
         err = capsys.readouterr().err.strip()
         assert expected in err.splitlines()[-1], err
         assert "Traceback" not in err
-    assert loop(data, base, tmp_path / "nothing", f"data={tmp_path}/absent") == 1
-    assert not (tmp_path / "nothing").exists()  # a run that has not begun leaves no directory
+    for option in (f"data={tmp_path}/absent", f"data={short}", "batch_size=30"):
+        assert loop(data, base, tmp_path / "nothing", option) == 1
+        assert not (tmp_path / "nothing").exists(), (
+            "nothing was encoded, and a directory is left by no bad start"
+        )
 
 
 def test_a_share_outside_its_range_is_named(text):

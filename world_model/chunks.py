@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from accelerate import Accelerator
 from torch import Tensor
 
 from tasks import Segment
 from tasks.dataset import EpisodeDataset
-from tasks.files import atomic_path
 from world_model.autoencoder import FrameAutoencoder
 from world_model.data.footage import Footage, as_footage
-from world_model.training import CheckpointError, read_safetensors
-
-MADE_OF = "made_of"
+from world_model.latents import KeptLatents, encoded
 
 
 @dataclass(frozen=True)
@@ -49,46 +43,6 @@ class Focus:
             return cls(re.compile(pattern), share)
         except re.error as error:
             raise ValueError(f"focus={pattern!r} is no regular expression: {error}") from None
-
-
-def encoded(autoencoder: FrameAutoencoder, videos: Iterable[np.ndarray], size: int = 256) -> Tensor:
-    """Latents of all frames as float16 on the CPU, encoded ``size`` by ``size`` as the videos come."""
-    made: list[Tensor] = []
-    waiting = np.empty((0, 0, 0, 3), np.uint8)
-    for video in videos:
-        waiting = np.concatenate([waiting, video]) if len(waiting) else video
-        whole = len(waiting) // size * size
-        if whole:
-            made.append(autoencoder.encode(waiting[:whole], size).half().cpu())
-            waiting = waiting[whole:]
-    if len(waiting):
-        made.append(autoencoder.encode(waiting, size).half().cpu())
-    return torch.cat(made).contiguous()
-
-
-def kept_latents(cache: Path, made_of: str, make: Callable[[], Tensor]) -> Tensor:
-    """The latents that ``cache`` holds; where there is none, or one that does not say what it was made of, what
-    ``make`` gives, written first.
-
-    Raises:
-        CheckpointError: the cache is damaged, or made of something else.
-    """
-    if cache.is_file():
-        latents = read_safetensors(cache).get("latents")
-        with safe_open(cache, "pt") as file:
-            stored = (file.metadata() or {}).get(MADE_OF)
-        if stored == made_of and latents is not None:
-            return latents
-        if stored is not None:
-            raise CheckpointError(
-                f"{cache} is made of other data, or by another autoencoder, than those given; delete it to encode "
-                "these, or give another run_dir"
-            )
-        print(f"{cache} does not say what it was made of; the frames are encoded anew")
-    made = make()
-    with atomic_path(cache) as temp:
-        save_file({"latents": made}, temp, {MADE_OF: made_of})
-    return made
 
 
 def chunk_starts(segment: Segment, past: int, new: int) -> list[int]:
@@ -131,7 +85,8 @@ class LatentEpisodes:
 
     Args:
         episodes: indices into the dataset.
-        cache: a file that keeps the latents, so that a resumed run need not encode again.
+        cache: a folder that keeps the latents, so that a resumed run need not encode again.
+        accelerator: of a launch whose processes all make the same episodes, to encode them together into ``cache``.
 
     Raises:
         ValueError: no episodes.
@@ -144,6 +99,7 @@ class LatentEpisodes:
         autoencoder: FrameAutoencoder,
         episodes: Sequence[int],
         cache: Path | None = None,
+        accelerator: Accelerator | None = None,
     ):
         if not len(episodes):
             raise ValueError(
@@ -154,21 +110,18 @@ class LatentEpisodes:
         self.sources = [footage.source_of(i) for i in episodes]
         self.weights = torch.tensor(footage.weights, dtype=torch.float64)
         lengths = [int(footage.lengths[i]) for i in episodes]
-        videos = (footage[i].frames for i in episodes)
         if cache is None:
-            latents = encoded(autoencoder, videos)
+            latents = encoded(autoencoder, (footage[i].frames for i in episodes))
         else:
-            told = f"{footage.fingerprint()} {autoencoder.fingerprint()} {list(episodes)}"
-            made_of = hashlib.sha256(told.encode()).hexdigest()
-            latents = kept_latents(cache, made_of, lambda: encoded(autoencoder, videos))
+            kept = KeptLatents(footage, autoencoder, episodes, cache)
+            if accelerator is not None:
+                kept.encode(accelerator)
+            latents = torch.cat([kept.read(part) for part in range(len(kept.parts))])
         self.latents = list(latents.split(lengths))
         self.places = [(e, s) for e, segments in enumerate(self.segments) for s in range(len(segments))]
 
     def __len__(self) -> int:
         return len(self.latents)
-
-    def captions(self) -> list[str]:
-        return sorted({s.caption for segments in self.segments for s in segments})
 
     def _starts(self, place: tuple[int, int], past: int, new: int) -> list[int]:
         return chunk_starts(self.segments[place[0]][place[1]], past, new)

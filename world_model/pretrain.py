@@ -32,7 +32,7 @@ from tasks.provenance import record_origin
 from world_model.autoencoder import FrameAutoencoder
 from world_model.chunks import Batch, Focus, LatentEpisodes, check_lengths
 from world_model.data.footage import Footage, inlined, open_data
-from world_model.device import device_name, pick_device, pick_precision
+from world_model.device import device_name, pick_device
 from world_model.diffusion import Diffusion
 from world_model.model import Settings, WorldModel
 from world_model.objective import SHARES, Objective
@@ -42,7 +42,15 @@ from world_model.train_autoencoder import (
     held_out_split,
     train_autoencoder,
 )
-from world_model.training import CheckpointError, Learner, Log, check_launch, generator, train
+from world_model.training import (
+    CheckpointError,
+    Learner,
+    Log,
+    accelerator_on,
+    check_launch,
+    generator,
+    train,
+)
 from world_model.unet import layer_names, prepared
 
 
@@ -224,20 +232,29 @@ def train_core(
     return learner.averaged().eval().requires_grad_(False)
 
 
+def model_to_train(
+    cfg: DictConfig, run_dir: RunDir, accelerator: Accelerator, footage: Footage, training: Sequence[int]
+) -> WorldModel:
+    """The model at ``model.pretrained``; without one an untrained one around ``autoencoder.path``, or around an
+    autoencoder that the main process trains first."""
+    model = published(cfg, accelerator)
+    if model is not None:
+        return model
+    with accelerator.main_process_first():
+        path = cfg.autoencoder.path or train_autoencoder(cfg, run_dir / "autoencoder_training", footage)
+        autoencoder = FrameAutoencoder.from_pretrained(path).to(accelerator.device)
+    return untrained(cfg, autoencoder, sorted({s.caption for i in training for s in footage.segments(i)}))
+
+
 def pretrain(cfg: DictConfig, run_dir: RunDir, accelerator: Accelerator, footage: Footage) -> Path:
     """Train, or go on training, in ``run_dir``; returns the folder of the finished model."""
     training, held = held_out_split(footage)
-    model = published(cfg, accelerator)
-    with accelerator.main_process_first():
-        if model is not None:
-            autoencoder = model.autoencoder
-        else:
-            path = cfg.autoencoder.path or train_autoencoder(cfg, run_dir / "autoencoder_training", footage)
-            autoencoder = FrameAutoencoder.from_pretrained(path).to(accelerator.device)
-        data = LatentEpisodes(footage, autoencoder, training, run_dir / "latents.safetensors")
-    if model is None:
-        model = untrained(cfg, autoencoder, data.captions())
-    held_out = LatentEpisodes(footage, autoencoder, held)
+    model = model_to_train(cfg, run_dir, accelerator, footage, training)
+    autoencoder = model.autoencoder
+    data, held_out = (
+        LatentEpisodes(footage, autoencoder, episodes, run_dir / "latents" / name, accelerator)
+        for name, episodes in (("training", training), ("held_out", held))
+    )
     begin = time.monotonic()
     averaged = train_core(cfg, model, data, run_dir / "training", accelerator)
     folder = run_dir / "model"
@@ -296,8 +313,7 @@ def check_options(cfg: DictConfig) -> None:
 def run(cfg: DictConfig) -> None:
     check_options(cfg)
     device = pick_device(cfg.device)
-    precision = pick_precision(cfg.precision, device)
-    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=precision)
+    accelerator = accelerator_on(device, cfg.precision)
     check_launch(accelerator, shards=True)
     if cfg.diffusion.batch_size % accelerator.num_processes:
         raise OptionError(

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tasks import Segment
 from world_model.chunks import LatentEpisodes
 from world_model.memory.base import AnyMemory
 from world_model.memory.lora import LoraWeights
@@ -51,7 +52,7 @@ class EpisodeBatches:
     """Which episodes each iteration takes: batches of equally many chunks, each episode once an epoch.
 
     Args:
-        data: the training episodes.
+        segments: the training episodes', so that all can be checked before any is encoded.
         size: B.
         chunk_frames: new frames of a chunk.
         lengths: numbers of chunks to take; None takes all episodes.
@@ -66,7 +67,7 @@ class EpisodeBatches:
 
     def __init__(
         self,
-        data: LatentEpisodes,
+        segments: Sequence[Sequence[Segment]],
         size: int,
         chunk_frames: int,
         seed: int,
@@ -74,19 +75,19 @@ class EpisodeBatches:
     ):
         self.size, self.seed = size, seed
         self.groups: dict[int, list[int]] = {}
-        for episode, segments in enumerate(data.segments):
-            if lengths is None or len(segments) in lengths:
-                self.groups.setdefault(len(segments), []).append(episode)
+        for episode, parts in enumerate(segments):
+            if lengths is None or len(parts) in lengths:
+                self.groups.setdefault(len(parts), []).append(episode)
         if not self.groups:
             raise ValueError(
                 f"chunks={list(lengths or ())}: no episode has so many; collect some, or change it"
             )
         if short := [e for n in self.groups if n < 2 for e in self.groups[n]]:
             raise ValueError(
-                f"{len(short)} of {len(data)} episodes hold a single chunk, which leaves nothing to remember; "
+                f"{len(short)} of {len(segments)} episodes hold a single chunk, which leaves nothing to remember; "
                 "collect episodes of at least 2 chunks"
             )
-        frames = {s.stop - s.start for segments in data.segments for s in segments}
+        frames = {s.stop - s.start for parts in segments for s in parts}
         if frames != {chunk_frames}:
             raise ValueError(
                 f"the data has chunks of {sorted(frames)} frames, the world model makes {chunk_frames}; "
@@ -97,7 +98,7 @@ class EpisodeBatches:
         if not self.per_epoch:
             largest = max(len(g) for g in self.groups.values())
             raise ValueError(
-                f"batch_size={size}, but at most {largest} of the {len(data)} episodes have equally many "
+                f"batch_size={size}, but at most {largest} of the {len(segments)} episodes have equally many "
                 "chunks; lower it or collect more"
             )
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import hydra
+import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from omegaconf import DictConfig
@@ -28,7 +29,7 @@ from tasks.provenance import record_origin
 from tasks.shipped import weights_folder
 from world_model.chunks import LatentEpisodes, check_lengths
 from world_model.data.footage import Footage, inlined
-from world_model.device import device_name, pick_device, pick_precision
+from world_model.device import device_name, pick_device
 from world_model.diffusion import Diffusion
 from world_model.model import WorldModel, fingerprint
 from world_model.objective import Objective
@@ -42,7 +43,7 @@ from world_model.slowfast import (
     memory_use,
 )
 from world_model.train_autoencoder import held_out_split
-from world_model.training import Learner, Log, check_launch, train
+from world_model.training import Learner, Log, accelerator_on, check_launch, train
 
 
 def share_of(count: int, accelerator: Accelerator) -> slice:
@@ -117,19 +118,13 @@ def train_loop(
     model: WorldModel,
     data: LatentEpisodes,
     held_out: LatentEpisodes,
+    batches: EpisodeBatches,
     folder: Path,
     accelerator: Accelerator,
 ) -> None:
     """Train the model's slow weights, or go on training them; leaves the averaged ones in the model."""
     chooser = ChunkChooser(cfg.focus, cfg.focus_share, cfg.first_share)
-    chunk_frames = model.settings.chunk_frames
-    lengths = None if cfg.chunks is None else list(cfg.chunks)
-    batches = EpisodeBatches(data, cfg.batch_size, chunk_frames, cfg.seed, lengths)
-    for chunks, count in batches.left_out.items():
-        accelerator.print(
-            f"left out: {count} episodes of {chunks} chunks, fewer than batch_size={cfg.batch_size}"
-        )
-    probe = Probe(held_out, chooser, cfg.probe_episodes, cfg.seed, accelerator, lengths)
+    probe = Probe(held_out, chooser, cfg.probe_episodes, cfg.seed, accelerator, lengths_of(cfg))
     slow = SlowWeights(model.unet.requires_grad_(True), model.memory.module).train()
     steps = cfg.iterations * cfg.outer.steps
     rates = (cfg.outer.learning_rate, cfg.outer.warmup, cfg.outer.ema)
@@ -176,23 +171,53 @@ def opened_run(cfg: DictConfig, base: Path) -> RunDir:
     return RunDir.open("slowfast_loop", cfg, ignore=("device",), versions=versions)
 
 
-def slowfast_loop(
-    cfg: DictConfig, base: Path, run_dir: RunDir, accelerator: Accelerator, footage: Footage
-) -> Path:
-    """Run, or go on with, the loop from the model in ``base`` in ``run_dir``; returns the finished one's folder."""
+def model_to_train(cfg: DictConfig, base: Path, device: torch.device) -> WorldModel:
+    """The model in ``base`` with the memory of ``cfg``, and what writes Θ."""
     memory = hydra.utils.instantiate(cfg.memory)
-    model = WorldModel.from_pretrained(base, memory, accelerator.device, untrained_memory=True)
+    model = WorldModel.from_pretrained(base, memory, device, untrained_memory=True)
     if memory.spec and cfg.writer == "base":
         model.keep_writing()
     elif memory.spec:
         model.write_with_core()
+    return model
+
+
+def lengths_of(cfg: DictConfig) -> list[int] | None:
+    """The numbers of chunks that are taken; None: any."""
+    return None if cfg.chunks is None else list(cfg.chunks)
+
+
+def planned_batches(cfg: DictConfig, model: WorldModel, footage: Footage) -> EpisodeBatches:
+    """Which episodes each iteration takes.
+
+    Raises:
+        ValueError: there are too few to train on or to hold out, too short ones, or of other chunks.
+    """
     training, held = held_out_split(footage)
     check_lengths(footage, held, measured_pairs(model.settings), "held-out")
-    with accelerator.main_process_first():
-        data = LatentEpisodes(footage, model.autoencoder, training, run_dir / "latents.safetensors")
-    held_out = LatentEpisodes(footage, model.autoencoder, held)
+    segments = [footage.segments(i) for i in training]
+    return EpisodeBatches(segments, cfg.batch_size, model.settings.chunk_frames, cfg.seed, lengths_of(cfg))
+
+
+def slowfast_loop(
+    cfg: DictConfig,
+    model: WorldModel,
+    run_dir: RunDir,
+    accelerator: Accelerator,
+    footage: Footage,
+    batches: EpisodeBatches,
+) -> Path:
+    """Run, or go on with, the loop from ``model`` in ``run_dir``; returns the finished one's folder."""
+    for chunks, count in batches.left_out.items():
+        accelerator.print(
+            f"left out: {count} episodes of {chunks} chunks, fewer than batch_size={cfg.batch_size}"
+        )
+    data, held_out = (
+        LatentEpisodes(footage, model.autoencoder, episodes, run_dir / "latents" / name, accelerator)
+        for name, episodes in zip(("training", "held_out"), held_out_split(footage), strict=True)
+    )
     begin = time.monotonic()
-    train_loop(cfg, model, data, held_out, run_dir / "training", accelerator)
+    train_loop(cfg, model, data, held_out, batches, run_dir / "training", accelerator)
     folder = run_dir / "model"
     if accelerator.is_main_process:
         model.save_pretrained(folder)
@@ -227,7 +252,7 @@ def check_options(cfg: DictConfig) -> None:
 
 def run(cfg: DictConfig) -> None:
     device = pick_device(cfg.device)
-    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=pick_precision(cfg.precision, device))
+    accelerator = accelerator_on(device, cfg.precision)
     check_launch(accelerator, shards=False)
     check_options(cfg)
     share_of(cfg.batch_size, accelerator)
@@ -242,11 +267,12 @@ def run(cfg: DictConfig) -> None:
     else:
         with run_dir.withdrawn_on_error() if accelerator.is_main_process else nullcontext():
             footage = opened(cfg, accelerator)
-            held_out_split(footage)
+            model = model_to_train(cfg, base, accelerator.device)
+            batches = planned_batches(cfg, model, footage)
         if accelerator.is_main_process:
             name, count = device_name(accelerator.device), accelerator.num_processes
             record_origin(run_dir.path, "world_model.slowfast_loop", name, count)
-        folder = slowfast_loop(cfg, base, run_dir, accelerator, footage)
+        folder = slowfast_loop(cfg, model, run_dir, accelerator, footage, batches)
     accelerator.print(json.dumps(read_json(folder / "metrics.json")))
     memory = hydra.utils.instantiate(cfg.memory).name
     accelerator.print(
