@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
 from tiny import make_autoencoder, make_dataset, make_episode
 
 from tasks.dataset import DatasetWriter, load_episodes
@@ -17,7 +19,7 @@ from world_model.autoencoder import FrameAutoencoder
 from world_model.chunks import LatentEpisodes
 from world_model.data.footage import Footage
 from world_model.latents import KeptLatents
-from world_model.training import WAIT, CheckpointError, accelerator_on
+from world_model.training import CheckpointError
 
 
 @pytest.fixture(scope="module")
@@ -28,41 +30,63 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def kept(data, tmp_path, monkeypatch) -> KeptLatents:
-    """Five episodes in files of two."""
-    monkeypatch.setattr(latents, "PART", 2)
-    return KeptLatents(Footage([load_episodes(data)]), make_autoencoder(), range(5), tmp_path / "latents")
+    """Six episodes of 9 or 13 frames, in files that are full from 20 on."""
+    monkeypatch.setattr(latents, "PART", 20)
+    made = KeptLatents(Footage([load_episodes(data)]), make_autoencoder(), range(6), tmp_path / "latents")
+    assert made.parts == [[0, 1], [2, 3, 4], [5]]
+    return made
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(p.name for p in folder.iterdir())
+    return sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
 
 
 def process(index: int, count: int) -> Any:
-    return SimpleNamespace(
-        process_index=index, num_processes=count, is_main_process=index == 0, wait_for_everyone=lambda: None
-    )
+    return SimpleNamespace(process_index=index, num_processes=count)
 
 
 def test_parts_hold_what_the_whole_does(data, kept):
-    whole = LatentEpisodes(load_episodes(data), make_autoencoder(), range(5))
-    parts = torch.cat([kept.read(part) for part in range(3)])
+    whole = LatentEpisodes(load_episodes(data), make_autoencoder(), range(6))
+    kept.encode()
     assert names(kept.folder) == ["00000.safetensors", "00001.safetensors", "00002.safetensors"]
-    torch.testing.assert_close(parts, torch.cat(whole.latents), rtol=2e-3, atol=2e-3)
+    for part, episode in zip(kept.read(), whole.latents, strict=True):
+        torch.testing.assert_close(part, episode, rtol=2e-3, atol=2e-3)
 
 
-def test_every_process_encodes_its_share_and_none_what_is_there(kept, capsys):
+def test_every_process_encodes_its_share_and_waits(kept, capsys, monkeypatch):
+    waited: list[list[str]] = []
+    monkeypatch.setattr(latents, "wait", lambda _: waited.append(names(kept.folder)))
     kept.encode(process(1, 2))
-    assert names(kept.folder) == ["00001.safetensors"] and capsys.readouterr().err == ""
+    assert waited == [["00001.safetensors"]] and capsys.readouterr().err == ""
+    with pytest.raises(
+        CheckpointError, match=r"00000.safetensors is missing: all machines need run_dir on a"
+    ):
+        kept.read()
     kept.encode(process(0, 2))
-    assert len(names(kept.folder)) == 3 and "encoding: 100%" in capsys.readouterr().err
+    assert len(waited[1]) == 3 and "encoding: 100%" in capsys.readouterr().err
     first, *others = sorted(kept.folder.iterdir())
     first.unlink()  # a run that was killed before it came to this one
     written = [p.stat().st_mtime_ns for p in others]
-    kept.encode(process(0, 1))
+    kept.encode()
     assert first.is_file() and [p.stat().st_mtime_ns for p in others] == written
     capsys.readouterr()
-    kept.encode(process(0, 1))
-    assert capsys.readouterr().err == ""
+    kept.encode()
+    assert capsys.readouterr().err == "" and len(waited) == 2
+
+
+def test_two_processes_share_the_work(data, kept, tmp_path):
+    """One of them comes two seconds late, and the other finds its files all the same."""
+    script, folder = Path(__file__).with_name("encoding_process.py"), tmp_path / "two"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script]
+    done = subprocess.run([*command, data, folder], capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-2000:]
+    kept.encode()
+    for file in kept.folder.iterdir():
+        assert torch.equal(load_file(folder / file.name)["latents"], load_file(file)["latents"])
+    assert sorted(done.stdout.splitlines()) == [
+        "0 wrote ['00000.safetensors', '00002.safetensors'] and read 6, waits 1 day, 0:00:00",
+        "1 wrote ['00001.safetensors'] and read 6, waits 1 day, 0:00:00",
+    ]
 
 
 def test_latents_are_kept_for_the_same_data_and_autoencoder_alone(data, tmp_path):
@@ -92,10 +116,3 @@ def test_latents_are_kept_for_the_same_data_and_autoencoder_alone(data, tmp_path
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(CheckpointError, match=str(file)):
         LatentEpisodes(load_episodes(data), autoencoder, [0, 1], cache)
-
-
-def test_processes_wait_longer_than_an_autoencoder_trains():
-    AcceleratorState._reset_state(True)
-    made = accelerator_on(torch.device("cpu"), "bf16")
-    assert cast(Any, made).init_handler.timeout == WAIT and made.mixed_precision == "bf16"
-    AcceleratorState._reset_state(True)

@@ -337,7 +337,7 @@ def test_what_does_not_fit_is_said_before_training(finished, data, tmp_path, cap
     assert pretrain(data, tmp_path / "run", "diffusion.steps=1", autoencoder, *overrides) == 1
     err = capsys.readouterr().err
     assert says in err and err.startswith("error: ") and err.count("\n") == 1
-    assert not (tmp_path / "run" / LAST).exists()
+    assert not (tmp_path / "run" / LAST).exists() and not (tmp_path / "run" / LATENTS).exists()
 
 
 def test_a_truncated_checkpoint_is_one_line(finished, data, tmp_path, capsys):

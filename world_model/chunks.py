@@ -109,15 +109,13 @@ class LatentEpisodes:
         self.segments = [footage.segments(i) for i in episodes]
         self.sources = [footage.source_of(i) for i in episodes]
         self.weights = torch.tensor(footage.weights, dtype=torch.float64)
-        lengths = [int(footage.lengths[i]) for i in episodes]
         if cache is None:
             latents = encoded(autoencoder, (footage[i].frames for i in episodes))
+            self.latents = list(latents.split([int(footage.lengths[i]) for i in episodes]))
         else:
             kept = KeptLatents(footage, autoencoder, episodes, cache)
-            if accelerator is not None:
-                kept.encode(accelerator)
-            latents = torch.cat([kept.read(part) for part in range(len(kept.parts))])
-        self.latents = list(latents.split(lengths))
+            kept.encode(accelerator)
+            self.latents = kept.read()
         self.places = [(e, s) for e, segments in enumerate(self.segments) for s in range(len(segments))]
 
     def __len__(self) -> int:

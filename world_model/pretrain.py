@@ -34,6 +34,7 @@ from world_model.chunks import Batch, Focus, LatentEpisodes, check_lengths
 from world_model.data.footage import Footage, inlined, open_data
 from world_model.device import device_name, pick_device
 from world_model.diffusion import Diffusion
+from world_model.launch import accelerator_on, main_first, wait
 from world_model.model import Settings, WorldModel
 from world_model.objective import SHARES, Objective
 from world_model.text import TextEncoder
@@ -46,7 +47,6 @@ from world_model.training import (
     CheckpointError,
     Learner,
     Log,
-    accelerator_on,
     check_launch,
     generator,
     train,
@@ -195,7 +195,7 @@ def published(cfg: DictConfig, accelerator: Accelerator) -> WorldModel | None:
     name = cfg.model.get("pretrained")
     if not name:
         return None
-    with accelerator.main_process_first():
+    with main_first(accelerator):
         try:
             folder = located(name)
         except HubError as error:
@@ -240,7 +240,7 @@ def model_to_train(
     model = published(cfg, accelerator)
     if model is not None:
         return model
-    with accelerator.main_process_first():
+    with main_first(accelerator):
         path = cfg.autoencoder.path or train_autoencoder(cfg, run_dir / "autoencoder_training", footage)
         autoencoder = FrameAutoencoder.from_pretrained(path).to(accelerator.device)
     return untrained(cfg, autoencoder, sorted({s.caption for i in training for s in footage.segments(i)}))
@@ -267,7 +267,7 @@ def pretrain(cfg: DictConfig, run_dir: RunDir, accelerator: Accelerator, footage
         seconds, device = round(time.monotonic() - begin), accelerator.device.type
         extra = {"steps": cfg.diffusion.steps, "seconds_this_run": seconds, "device": device}
         write_json(folder / "metrics.json", {**metrics, **extra})
-    accelerator.wait_for_everyone()
+    wait(accelerator)
     return folder
 
 

@@ -31,6 +31,7 @@ from world_model.chunks import LatentEpisodes, check_lengths
 from world_model.data.footage import Footage, inlined
 from world_model.device import device_name, pick_device
 from world_model.diffusion import Diffusion
+from world_model.launch import accelerator_on, main_first, wait
 from world_model.model import WorldModel, fingerprint
 from world_model.objective import Objective
 from world_model.pretrain import measured_pairs, next_chunk_metrics, opened
@@ -43,7 +44,7 @@ from world_model.slowfast import (
     memory_use,
 )
 from world_model.train_autoencoder import held_out_split
-from world_model.training import Learner, Log, accelerator_on, check_launch, train
+from world_model.training import Learner, Log, check_launch, train
 
 
 def share_of(count: int, accelerator: Accelerator) -> slice:
@@ -230,7 +231,7 @@ def slowfast_loop(
             "device": accelerator.device.type,
         }
         write_json(folder / "metrics.json", {**metrics, **extra})
-    accelerator.wait_for_everyone()
+    wait(accelerator)
     return folder
 
 
@@ -257,7 +258,7 @@ def run(cfg: DictConfig) -> None:
     check_options(cfg)
     share_of(cfg.batch_size, accelerator)
     cfg.data = inlined(cfg.data)
-    with accelerator.main_process_first():  # where it is on the Hub, one process fetches it
+    with main_first(accelerator):  # where it is on the Hub, one process fetches it
         base = weights_folder(cfg.weights, cfg.task.name, "world_model")
     shared = [opened_run(cfg, base) if accelerator.is_main_process else None]
     run_dir = cast(RunDir, broadcast_object_list(shared)[0])

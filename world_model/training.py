@@ -11,13 +11,12 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
-from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate import Accelerator
 from accelerate.utils import DistributedType, parse_flag_from_env
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -25,12 +24,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.tensorboard import SummaryWriter
 
 from tasks.files import atomic_path
-from world_model.device import pick_precision
 from world_model.sharding import hollow, in_precision, part_like, parted, shard, wants_shards, whole
 
-WAIT = timedelta(
-    days=1
-)  # while one process trains the autoencoder or fetches a model; NCCL's own is 10 minutes
 OTHERS = (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 
 
@@ -224,15 +219,6 @@ class Learner:
         if self._writes:
             self._hollow.load_state_dict(state, assign=True)
         return self._hollow
-
-
-def accelerator_on(device: torch.device, precision: str) -> Accelerator:
-    """accelerate's view of this launch, whose processes wait for each other for a day."""
-    return Accelerator(
-        cpu=device.type == "cpu",
-        mixed_precision=pick_precision(precision, device),
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)],
-    )
 
 
 def check_launch(accelerator: Accelerator | None, shards: bool) -> None:
