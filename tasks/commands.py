@@ -30,6 +30,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tasks.files import sha256_of, write_text
+from tasks.heap import keep_freed_memory
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
@@ -224,6 +225,7 @@ def main(
     come from. Anything else is a bug and keeps its traceback.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    keep_freed_memory()
     goes_on = "the same command goes on from here"
     if any(o.partition("=")[0].lstrip("+") == "fresh" for o in argv):
         goes_on = "run_dir=… as printed above, without fresh=true, goes on from here"

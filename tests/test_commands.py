@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import shutil
 import subprocess
 import sys
@@ -329,3 +330,27 @@ def test_what_weights_were_trained_otherwise_with_is_told(tmp_path):
     for others in ("[1]", '{"model": "a name"}', '{"model": {"options": {"task": "cube_return"}}}'):
         (run / "manifest.json").write_text(others)
         assert trained_otherwise(run / "model", here) == {}
+
+
+FREED = """
+import resource, sys
+import numpy as np
+from tasks.heap import keep_freed_memory
+if "keep" in sys.argv:
+    assert keep_freed_memory()
+for _ in range(3):
+    np.ones(64 * 2**20, np.uint8)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    np.ones(64 * 2**20, np.uint8)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is asked to keep it")
+def test_freed_memory_is_kept_for_the_next_allocation():
+    def faults(*words: str) -> int:
+        command = [sys.executable, "-c", FREED, *words]
+        return int(subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True).stdout)
+
+    assert 10 * faults("keep") < faults()

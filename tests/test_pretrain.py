@@ -47,7 +47,7 @@ from tasks.files import write_text
 from tasks.shipped import weights_folder
 from world_model import slowfast_loop, train_autoencoder
 from world_model.chunks import Focus, LatentEpisodes, change_weight
-from world_model.device import pick_device, pick_precision
+from world_model.device import pick_device, pick_precision, pick_products
 from world_model.diffusion import Diffusion
 from world_model.model import WorldModel
 from world_model.objective import draw_timesteps
@@ -579,6 +579,32 @@ def test_devices_and_precisions():
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="device=cuda: this torch sees no CUDA device; use device=cpu"):
             pick_device("cuda")
+
+
+@pytest.fixture
+def torchs_own_products():
+    """torch's settings for matrix products, put back afterwards."""
+    kept = torch.get_float32_matmul_precision(), torch.backends.cuda.flash_sdp_enabled()
+    yield
+    torch.set_float32_matmul_precision(kept[0])
+    torch.backends.cuda.enable_flash_sdp(kept[1])
+
+
+@pytest.mark.usefixtures("torchs_own_products")
+def test_products_of_matrices_are_as_asked():
+    a, b = torch.randn(256, 256), torch.randn(256, 256)
+    exact = (a.double() @ b.double()).float()
+    pick_products("medium", torch.device("cpu"))
+    assert (torch.get_float32_matmul_precision(), torch.backends.cuda.flash_sdp_enabled()) == (
+        "medium",
+        False,
+    )
+    assert ((a @ b) - exact).norm() < 1e-2 * exact.norm()
+    pick_products("highest", torch.device("cpu"))
+    assert torch.backends.cuda.flash_sdp_enabled()
+    assert ((a @ b) - exact).norm() < 1e-6 * exact.norm()
+    with pytest.raises(ValueError, match="products=fast: expected highest, high, medium"):
+        pick_products("fast", torch.device("cpu"))
 
 
 # --- several processes ---------------------------------------------------------------------------

@@ -11,13 +11,14 @@ import torch
 from accelerate import Accelerator
 from torch import distributed
 
-from world_model.device import pick_precision
+from world_model.device import pick_precision, pick_products
 
 WAIT = timedelta(days=1)
 
 
-def accelerator_on(device: torch.device, precision: str) -> Accelerator:
-    """accelerate's view of this launch; ValueError for a precision that the device has not."""
+def accelerator_on(device: torch.device, precision: str, products: str = "highest") -> Accelerator:
+    """accelerate's view of this launch; ValueError for a precision that the device has not, or unknown products."""
+    pick_products(products, device)
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=pick_precision(precision, device))
     if accelerator.num_processes > 1:
         patient_group()  # made by all at once, here where they are

@@ -313,7 +313,7 @@ def check_options(cfg: DictConfig) -> None:
 def run(cfg: DictConfig) -> None:
     check_options(cfg)
     device = pick_device(cfg.device)
-    accelerator = accelerator_on(device, cfg.precision)
+    accelerator = accelerator_on(device, cfg.precision, cfg.products)
     check_launch(accelerator, shards=True)
     if cfg.diffusion.batch_size % accelerator.num_processes:
         raise OptionError(

@@ -253,7 +253,7 @@ def check_options(cfg: DictConfig) -> None:
 
 def run(cfg: DictConfig) -> None:
     device = pick_device(cfg.device)
-    accelerator = accelerator_on(device, cfg.precision)
+    accelerator = accelerator_on(device, cfg.precision, cfg.products)
     check_launch(accelerator, shards=False)
     check_options(cfg)
     share_of(cfg.batch_size, accelerator)
