@@ -72,6 +72,29 @@ interpreter and all imports, *load* the weights and the simulator, *episodes* th
 """
 
 
+def training_step_section(result: dict[str, Any]) -> str:
+    """Slow learning's step on the CPU, way by way."""
+    rows = result["rows"]
+    plain = rows["plain"]["seconds"]
+    lines = [
+        "| each way on top of the second | s a step | times as fast | gradient off by |",
+        "|---|---|---|---|",
+    ]
+    lines += [
+        f"| {way} | {m['seconds']:.2f} | {plain / m['seconds']:.2f} | {m['gradient_difference']:.1%} |"
+        for way, m in rows.items()
+    ]
+    table, threads = "\n".join(lines), result["threads"]
+    return f"""## How quick slow learning is on the CPU
+
+`{result["command"]}`; commit {result["commit"]}; {result["hardware"]}, {threads} thread{"s" if threads > 1 else ""};
+{result["weights"]}, {result["batch"]} chunks. Forward and backward pass; medians over {len(rows["plain"]["each"])}
+processes of each way, by turns. *Freed memory kept* is what every command does; *products* is an option of the trainers.
+
+{table}
+"""
+
+
 def guidance_section(result: dict[str, Any]) -> str:
     """Distances under each combination of scales and of passes that see Θ."""
     lines = [

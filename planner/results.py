@@ -21,6 +21,7 @@ from world_model.video_tables.page import section as video_section
 BENCHMARKS = {
     "guidance_*.json": benchmarks.guidance_section,
     "one_episode.json": benchmarks.one_episode_section,
+    "training_step.json": benchmarks.training_step_section,
     "sim_speed.json": benchmarks.simulator_section,
     "fast_learning.json": benchmarks.fast_learning_section,
     "long_stream_*.json": benchmarks.long_stream_section,

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny import SIDE, make_dataset, make_model, make_text
 
-from benchmarks import chunk_speed, long_stream
+from benchmarks import chunk_speed, long_stream, training_step
 from planner.results import write_results
 from world_model.diffusion import Diffusion
 from world_model.model import WorldModel
@@ -156,3 +156,24 @@ def test_torch_compile_is_measured_or_said_to_be_missing(weights):
     found = chunk_speed.compiled(model, run, 1)
     assert model.diffusion.unet is eager
     assert "left_out" in found or found["times_as_fast"]["n"] == 1
+
+
+# --- a training step ---------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_training_step_is_measured_way_by_way(weights, tmp_path, capsys):
+    out = tmp_path / "training_step.json"
+    sizes = ["--weights", str(weights), "--batch", "2", "--steps", "1", "--rounds", "1"]
+    training_step.main([*sizes, "--json", str(out)])
+    rows = json.loads(out.read_text())["rows"]
+    assert list(rows) == ["plain", "freed memory kept", "products=high", "products=medium"]
+    assert all(row["seconds"] > 0 for row in rows.values())
+    off = [row["gradient_difference"] for row in rows.values()]
+    assert off[0] == off[1] == 0 and off[3] < 0.1
+    assert "| products=medium |" in write_results(tmp_path, tmp_path / "page.md").read_text()
+    with pytest.raises(SystemExit):
+        training_step.main(["--batch", "0"])
+    assert "--threads must be at least 1" in capsys.readouterr().err
+    with pytest.raises(RuntimeError, match="nowhere"):
+        training_step.in_a_process("plain", ["--weights", "nowhere"])
