@@ -6,14 +6,18 @@ Each episode's first chunks are learned into its own Θ, one after the other; a 
 first moved cube's start is fitted by ridge regression and tested by leaving one episode out. A guess (the
 mean start) stands beside. ``--chunks 1`` asks what was written, more of them what is still there.
 The same map is fitted to the UNet's middle activations at one fixed input under each Θ: what Φ can read.
+And without any map: what Θ changes in the frame that Φ predicts from noise alone, held against the episodes' first
+frames, both less their mean over the episodes. ``recall`` is the cosine with the episode's own, ``found`` the share
+whose own is the nearest of all. ``--keys places`` writes under keys that tell places apart (memory/keys.py).
 Options of :class:`~world_model.memory.temp_lora.TempLora` are given as ``key=value``.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -33,6 +37,7 @@ from world_model.memory.lora import LoraWeights
 from world_model.memory.temp_lora import TempLora
 from world_model.model import WorldModel
 from world_model.slowfast import inner_loop
+from world_model.slowfast_loop import write_under_places
 
 NOISE = 0.96  # of all timesteps: where sampling decides what will stand where
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -105,13 +110,51 @@ class Reader:
         return outputs[0].reshape(count, -1).float()
 
 
+@dataclass(frozen=True)
+class Written:
+    """What N episodes' memories are after so many chunks.
+
+    Attributes:
+        thetas: B of every layer, ``(N, P)``.
+        activations: of the UNet's middle under each, ``(N, P')``.
+        recalled: what each changes in the frame that is predicted from noise alone, ``(N, C, h, w)``.
+        effect: on the predicted noise, mean.
+    """
+
+    thetas: Tensor
+    activations: Tensor
+    recalled: Tensor
+    effect: float
+
+
+def recalled(model: WorldModel, weights: LoraWeights, shape: Sequence[int], draws: int = 4) -> Tensor:
+    """What Θ ``(B, …)`` changes in the predicted latents, up to a factor, mean over the frames of ``shape``
+    ``(F, C, h, w)`` and over draws of noise, which are the same for all: ``(B, C, h, w)``."""
+    assert model.injector is not None
+    generator, changes = torch.Generator().manual_seed(0), []
+    diffusion, device = model.diffusion, model.device
+    t = torch.full((weights.batch,), int(NOISE * diffusion.num_train_timesteps), device=device)
+    for _ in range(draws):
+        noise = torch.randn((1, *shape), generator=generator).to(device).expand(weights.batch, *shape)
+        without = diffusion.predicted_noise(torch.zeros_like(noise), t, noise)
+        with model.injector.applied(weights):
+            changes.append(without - diffusion.predicted_noise(torch.zeros_like(noise), t, noise))
+    return torch.stack(changes).mean((0, 2)).cpu()
+
+
+def likeness(recall: Tensor, frames: Tensor) -> tuple[float, float]:
+    """Cosine of what is recalled with the episode's own frame, mean; and the share whose own is the nearest of all.
+    Both are ``(N, C, h, w)``; their means over the episodes are taken away."""
+    rows, columns = ((x - x.mean(0)).flatten(1).float() for x in (recall, frames))
+    cosines = torch.nn.functional.cosine_similarity(rows[:, None], columns[None], dim=2)
+    nearest = cosines.argmax(1) == torch.arange(len(cosines))
+    return float(cosines.diag().mean()), float(nearest.float().mean())
+
+
 @torch.no_grad()
-def thetas(
-    model: WorldModel, memory: TempLora, data: LatentEpisodes, chunks: int, batch: int
-) -> tuple[Tensor, Tensor, float]:
-    """B of every layer after so many chunks ``(N, P)``, the activations under it ``(N, P')``, and the mean
-    effect on the predicted noise."""
-    rows, read, effects = [], [], []
+def thetas(model: WorldModel, memory: TempLora, data: LatentEpisodes, chunks: int, batch: int) -> Written:
+    """The episodes' memories after so many chunks."""
+    rows, read, told, effects = [], [], [], []
     reader: Reader | None = None
     for at in range(0, len(data), batch):
         experience = inner_loop(model, data, range(at, min(at + batch, len(data))), "ground_truth", 0, 0)
@@ -122,12 +165,13 @@ def thetas(
         weights = memory.weights(experience.states[chunks])
         rows.append(torch.cat([b.flatten(1) for b in weights.tensors()[1::2]], 1).cpu())
         read.append(reader(weights))
+        told.append(recalled(model, weights, (model.settings.context_frames, *data.latents[0].shape[1:])))
         effects.append(memory.effect(weights, model.writing, experience.news[chunks - 1]).cpu())
-    return torch.cat(rows), torch.cat(read), float(torch.cat(effects).mean())
+    return Written(torch.cat(rows), torch.cat(read), torch.cat(told), float(torch.cat(effects).mean()))
 
 
 def measure(
-    weights: str, data: str, episodes: int, chunks: int, batch: int, options: dict[str, Any]
+    weights: str, data: str, episodes: int, chunks: int, batch: int, keys: str, options: dict[str, Any]
 ) -> dict[str, Any]:
     """Error in m of the decoded start, beside the guess's; json-able.
 
@@ -144,7 +188,10 @@ def measure(
     chosen, count = [dataset[i] for i in indices], len(indices)
     latents = LatentEpisodes(dataset, model.autoencoder, indices)
     latents.segments = [s[: chunks + 1] for s in latents.segments]
-    features, activations, effect = thetas(model, memory, latents, chunks, batch)
+    if keys == "places":
+        write_under_places(model, latents.latents[0].shape[1:])
+    written = thetas(model, memory, latents, chunks, batch)
+    recall, found = likeness(written.recalled, torch.stack([x[0].float() for x in latents.latents]))
     objects = [n for n in chosen[0].names if n != "gripper"]
     starts = np.stack([np.concatenate([e.position(n)[0, :2] for n in objects]) for e in chosen])
     column = np.array([objects.index(moved_object(e)) for e in chosen])
@@ -157,11 +204,14 @@ def measure(
         return min(error(predicted) for predicted in leave_one_out(x, starts).values())
 
     return {
-        "error_m": round(decoded(features), 4),
-        "read_m": round(decoded(activations), 4),
+        "error_m": round(decoded(written.thetas), 4),
+        "read_m": round(decoded(written.activations), 4),
         "guess_m": round(error(np.broadcast_to(starts.mean(0), starts.shape)), 4),
-        "effect": round(effect, 4),
+        "recall": round(recall, 3),
+        "found": round(found, 3),
+        "effect": round(written.effect, 4),
         "chunks": chunks,
+        "keys": keys,
         "episodes": count,
         "options": options,
         "model": model.version,
@@ -180,13 +230,17 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--episodes", type=int, default=192, help="how many (default 192)")
     parser.add_argument("--chunks", type=int, default=1, help="how many are learned before (default 1)")
     parser.add_argument("--batch", type=int, default=32, help="episodes at once (default 32)")
+    parser.add_argument(
+        "--keys", choices=("own", "places"), default="own", help="Θ₀'s A (default: the weights')"
+    )
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     args = parser.parse_args(argv)
     if args.episodes < 3 or args.chunks < 1 or args.batch < 1:
         parser.error("--episodes must be at least 3, --chunks and --batch at least 1")
     given = OmegaConf.to_container(OmegaConf.from_dotlist(args.options))
     try:
-        figures = measure(args.weights, args.data, args.episodes, args.chunks, args.batch, dict(given))  # type: ignore[arg-type]
+        asked = (args.weights, args.data, args.episodes, args.chunks, args.batch, args.keys)
+        figures = measure(*asked, dict(given))  # type: ignore[arg-type]
     except (TypeError, ValueError) as error:
         parser.error(str(error))
     for key, value in figures.items():

@@ -89,7 +89,7 @@ def training_step_section(result: dict[str, Any]) -> str:
 
 `{result["command"]}`; commit {result["commit"]}; {result["hardware"]}, {threads} thread{"s" if threads > 1 else ""};
 {result["weights"]}, {result["batch"]} chunks. Forward and backward pass; medians over {len(rows["plain"]["each"])}
-processes of each way, by turns. *Freed memory kept* is what every command does; *products* is an option of the trainers.
+processes of each way, by turns. *Freed memory kept* is what every command does, *products* an option of the trainers.
 
 {table}
 """
@@ -248,21 +248,24 @@ Equal quality: at most {result["steps"]["allowed_loss_db"]} dB less at the low e
 def where_section(results: list[dict[str, Any]]) -> str:
     """What a linear map reads off Θ."""
     lines = [
-        "| fast learning | chunks | decoded from Θ, m | from activations, m | a guess, m | effect of Θ | model |",
-        "|---|---|---|---|---|---|---|",
+        "| fast learning | keys | chunks | decoded from Θ, m | from activations, m | a guess, m | recall | found "
+        "| effect of Θ | model |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in sorted(results, key=lambda r: (r["chunks"], r["read_m"])):
         options = ", ".join(f"{k}={v}" for k, v in r["options"].items()) or "defaults"
         lines.append(
-            f"| {options} | {r['chunks']} | {r['error_m']:.3f} | {r['read_m']:.3f} | {r['guess_m']:.3f} | "
-            f"{r['effect']:.1%} | {r['model']} |"
+            f"| {options} | {r['keys']} | {r['chunks']} | {r['error_m']:.3f} | {r['read_m']:.3f} | {r['guess_m']:.3f} "
+            f"| {r['recall']:.2f} | {r['found']:.0%} | {r['effect']:.1%} | {r['model']} |"
         )
     table, r = "\n".join(lines), results[0]
     return f"""## What Θ holds
 
 The start of the cube that moves first, decoded by a linear map, one of {r["episodes"]} episodes left out at a time:
 from Θ after so many chunks (what fast learning wrote), and from the UNet's middle activations at one fixed input
-under each Θ (what Φ can read of it). `{r["command"]}` and the like; commit {r["commit"]}; {r["hardware"]}.
+under each Θ (what Φ can read of it). *Recall* needs no map: the cosine between what Θ changes in the frame that Φ
+predicts from noise alone and the episode's first frame, both less their mean over the episodes; *found* is the share
+of episodes whose own is the nearest of all. `{r["command"]}` and the like; commit {r["commit"]}; {r["hardware"]}.
 
 {table}
 """

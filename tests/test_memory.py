@@ -17,6 +17,7 @@ from torch import Tensor
 
 from world_model.memory.adapter import ADAPTER, load_theta0, save_theta0
 from world_model.memory.base import MemoryFileError, Sizes
+from world_model.memory.keys import place_keys
 from world_model.memory.lora import LoraInjector, LoraSpec, LoraWeights, tensors_sha256
 from world_model.memory.none import NoMemory
 from world_model.memory.temp_lora import SCALES, TempLora, TempLoraState
@@ -454,3 +455,70 @@ def test_no_memory_gives_nothing_and_draws_nothing(tmp_path: Path) -> None:
 def test_config_spells_out_every_option_at_its_default(root: Path) -> None:
     memory = instantiate(OmegaConf.load(root / "configs" / "memory" / "temp_lora.yaml"))
     assert vars(memory) == vars(TempLora())
+
+
+# --- where a chunk's steps begin, and under which keys ----------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", ["normalized", "adam"])
+def test_a_chunk_may_be_written_as_if_it_were_the_first(optimizer) -> None:
+    chunks = [(latents(2, 1, i), latents(2, 2, 100 + i)) for i in range(2)]
+
+    def after(memory: TempLora, *taken: int) -> list[Tensor]:
+        state, denoiser = memory.reset(2), TinyDenoiser(memory.injector.unet)
+        for i in taken:
+            past, new = chunks[i]
+            state = memory.update(state, denoiser, past, new, words(2), seeded(i, 10 + i))
+        return state.weights.tensors()
+
+    options = {"optimizer": optimizer, "steps": 2, "learning_rate": 0.05}
+    for begins, adds_up in (("theta0", True), ("theta", False)):
+        memory = make_memory(make_unet(), begins=begins, **options)
+        start = memory.reset(2).weights.tensors()
+        both, first, second = after(memory, 0, 1), after(memory, 0), after(memory, 1)
+        sums = [x + y - z for x, y, z in zip(first, second, start, strict=True)]
+        same = all(torch.allclose(x, y, atol=1e-6) for x, y in zip(both, sums, strict=True))
+        assert same == adds_up
+    for wrong in ({"begins": "zero"}, {"begins": "theta0", "optimizer": "adam", "optimizer_state": "keep"}):
+        with pytest.raises(ValueError, match="expected theta, or theta0"):
+            TempLora(**wrong)
+
+
+def keys_of(memory: TempLora, weights: LoraWeights, name: str, seed: int) -> Tensor:
+    """A x ``(draws, places, r)`` of one layer next to pure noise."""
+    found: list[Tensor] = []
+    layer, noise = memory.injector.layers[name], latents(16, 3, seed)
+    hook = layer.register_forward_pre_hook(lambda _, x: found.append(x[0].reshape(16, -1, x[0].shape[-1])))
+    with torch.no_grad():
+        denoiser = TinyDenoiser(memory.injector.unet)
+        denoiser.predicted_noise(torch.zeros_like(noise), torch.full((16,), 995), noise)
+    hook.remove()
+    return found[0] @ weights.factors[name][0][0].T
+
+
+def told_apart(keys: Tensor) -> float:
+    """Variance of ``(draws, places, r)`` between places, as a share of all their square."""
+    places = keys.mean(0) - keys.mean((0, 1))
+    return float(len(keys) * places.square().sum() / keys.square().sum())
+
+
+def test_place_keys_tell_places_apart_under_any_noise() -> None:
+    memory = make_memory(make_unet(), draws="shared", timesteps=(990, 1000))
+    random = memory.theta0
+    made = place_keys(
+        memory.injector, TinyDenoiser(memory.injector.unet), (3, CHANNELS, SIZE, SIZE), memory.timesteps
+    )
+    memory.bind(memory.injector, made, SIZES)
+    gains = []
+    for name, (a, b) in made.factors.items():
+        assert not b.any() and torch.equal(a, a.half().float()) and a.isfinite().all()
+        if not torch.equal(a, random.factors[name][0]):
+            gains.append(
+                told_apart(keys_of(memory, made, name, 77)) / told_apart(keys_of(memory, random, name, 77))
+            )
+    assert 4 <= len(made.factors) - len(gains) < len(gains)  # keys and values of the text stay as they were
+    assert min(gains) > 0.9 and sorted(gains)[len(gains) // 2] > 2
+    again = place_keys(
+        memory.injector, TinyDenoiser(memory.injector.unet), (3, CHANNELS, SIZE, SIZE), memory.timesteps
+    )
+    assert again.sha256() == made.sha256()

@@ -32,6 +32,8 @@ from world_model.data.footage import Footage, inlined
 from world_model.device import device_name, pick_device
 from world_model.diffusion import Diffusion
 from world_model.launch import accelerator_on, main_first, wait
+from world_model.memory.keys import place_keys
+from world_model.memory.temp_lora import TempLora
 from world_model.model import WorldModel, fingerprint
 from world_model.objective import Objective
 from world_model.pretrain import measured_pairs, next_chunk_metrics, opened
@@ -183,6 +185,14 @@ def model_to_train(cfg: DictConfig, base: Path, device: torch.device) -> WorldMo
     return model
 
 
+def write_under_places(model: WorldModel, latent: Sequence[int]) -> None:
+    """Give the model a Θ₀ whose A tell places apart, for latents ``(C, h, w)``; one without low-rank weights stays."""
+    memory = model.memory
+    if isinstance(memory, TempLora):
+        shape = (model.settings.context_frames, *latent)
+        model.use_memory(memory, place_keys(memory.injector, model.writing, shape, memory.timesteps))
+
+
 def lengths_of(cfg: DictConfig) -> list[int] | None:
     """The numbers of chunks that are taken; None: any."""
     return None if cfg.chunks is None else list(cfg.chunks)
@@ -217,6 +227,8 @@ def slowfast_loop(
         LatentEpisodes(footage, model.autoencoder, episodes, run_dir / "latents" / name, accelerator)
         for name, episodes in zip(("training", "held_out"), held_out_split(footage), strict=True)
     )
+    if cfg.keys == "places":
+        write_under_places(model, data.latents[0].shape[1:])
     begin = time.monotonic()
     train_loop(cfg, model, data, held_out, batches, run_dir / "training", accelerator)
     folder = run_dir / "model"
@@ -242,6 +254,8 @@ def check_options(cfg: DictConfig) -> None:
     integer(cfg, "probe_episodes", 0)
     if cfg.inner not in ("ground_truth", "generated", "mixed"):
         raise OptionError(f"inner={cfg.inner}: expected ground_truth, generated or mixed")
+    if cfg.keys not in ("own", "places"):
+        raise OptionError(f"keys={cfg.keys}: expected own or places")
     if cfg.writer not in ("base", "self"):
         raise OptionError(f"writer={cfg.writer}: expected base or self")
     if cfg.pool > 1 and (cfg.inner, cfg.writer) != ("ground_truth", "base"):

@@ -112,6 +112,19 @@ class LoraWeights:
         by = torch.as_tensor(factors, dtype=first.dtype, device=first.device).view(-1, 1, 1)
         return LoraWeights({name: (a, b * by) for name, (a, b) in self.factors.items()})
 
+    def plus(self, other: LoraWeights, less: LoraWeights) -> LoraWeights:
+        """What ``other`` has more than ``less``, added to these; a factor where they are equal is kept, not copied."""
+
+        def added(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+            return x if y is z or torch.equal(y, z) else x + (y - z)
+
+        return LoraWeights(
+            {
+                name: tuple(map(added, pair, other.factors[name], less.factors[name]))  # type: ignore[misc]
+                for name, pair in self.factors.items()
+            }
+        )
+
     @staticmethod
     def cat(weights: Sequence[LoraWeights]) -> LoraWeights:
         """Concatenate along the batch."""

@@ -59,6 +59,9 @@ class TempLora:
             episodes share.
         optimizer_state: ``reset`` starts Adam anew for each chunk, ``keep`` carries its moments on.
         betas: Adam's; the paper's default (Appendix C.1). No weight decay.
+        begins: where each chunk's steps begin: at the episode's ``theta``, so that what it holds already is not
+            written again; or at ``theta0``, and what they changed is added to Θ: each chunk is written as if it were
+            the first, and no later one writes over an earlier.
         draws: whose timesteps and noise a step sees: each episode its ``own``, or all of them ``shared`` ones,
             fixed for an episode's n-th chunk, so that Θ differs from episode to episode only by what was seen.
         measure_effect: record how much Θ changes the prediction, at the price of two more passes a chunk.
@@ -82,6 +85,7 @@ class TempLora:
         optimizer: Literal["adam", "sgd", "normalized"] = "normalized",
         optimizer_state: Literal["reset", "keep"] = "reset",
         betas: tuple[float, float] = (0.9, 0.999),
+        begins: Literal["theta", "theta0"] = "theta",
         draws: Literal["own", "shared"] = "shared",
         measure_effect: bool = False,
     ) -> None:
@@ -105,9 +109,14 @@ class TempLora:
             )
         if optimizer != "adam" and optimizer_state == "keep":
             raise ValueError(f"optimizer_state=keep: {optimizer} has no state; expected reset with it")
+        if begins not in ("theta", "theta0") or (begins == "theta0" and optimizer_state == "keep"):
+            raise ValueError(
+                f"begins={begins!r}, optimizer_state={optimizer_state}: expected theta, or theta0 with "
+                "optimizer_state=reset"
+            )
         if draws not in ("own", "shared"):
             raise ValueError(f"draws={draws!r}: expected own or shared")
-        self.name, self.draws = NAMES[objective], draws
+        self.name, self.draws, self.begins = NAMES[objective], draws, begins
         self.steps, self.learning_rate, self.timesteps = steps, learning_rate, (low, high)
         self.objective, self.replay, self.optimizer = objective, replay, optimizer
         self.optimizer_state, self.betas = optimizer_state, (betas[0], betas[1])
@@ -208,7 +217,8 @@ class TempLora:
         with torch.inference_mode(False), torch.enable_grad(), self.injector.frozen_base():
             past, new, tokens = (x.detach().clone() for x in (past, new, tokens))
             frames = tuple(extended(*x) for x in zip(state.frames, past, new, strict=bool(state.frames)))
-            theta = self._learnable(state.weights)
+            start = state.weights if self.begins == "theta" else self.reset(len(past)).weights
+            theta = self._learnable(start)
             optimizer = self._optimizer(theta, state)
             learned = optimizer.param_groups[0]["params"]
             with self.injector.applied(theta):
@@ -220,6 +230,8 @@ class TempLora:
                     optimizer.step()
             moments = self._moments(theta, optimizer) if self.optimizer_state == "keep" else None
             weights = theta.map(Tensor.detach)
+            if self.begins == "theta0":
+                weights = state.weights.plus(weights, less=start)
         effect = (*state.effect, self.effect(weights, denoiser, new)) if self.measure_effect else state.effect
         return TempLoraState(weights, moments, tuple(u + 1 for u in state.updates), effect, frames)
 

@@ -1,0 +1,113 @@
+"""Which A Θ₀ begins with: rows that tell places apart, instead of random ones.
+
+From B = 0 a gradient step writes ΔW = -η Σ δ (A x)ᵀ A: a linear associative memory whose keys are A x (paper, Eq. 4-6).
+Next to pure noise, where fast learning writes, a random A takes most of its keys from what x is everywhere and from
+the noise that was drawn: what was seen at one place is then found at all of them, and under another noise hardly.
+Fisher's linear discriminant asks for the opposite: directions in which x differs from place to place, not from draw to
+draw. It needs no data, only the network: there is nothing but noise in these x.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from world_model.memory.base import Denoiser
+from world_model.memory.lora import LoraInjector, LoraWeights
+
+RIDGE = 0.1  # of the mean variance: how small a spread between draws is believed
+CONSTANT = 1e3  # how much more than noise the part counts that is the same everywhere
+FAINT = 1e-4  # share of x's square below which places do not differ, as where x is the text
+
+
+class Moments:
+    """First and second moments of a layer's inputs, by place: where in a sample's ``(N, in)`` a vector stands."""
+
+    def __init__(self) -> None:
+        self.count, self.sum, self.square = 0, torch.zeros(()), torch.zeros(())
+
+    def add(self, x: Tensor) -> None:
+        """Take in ``(B, N, in)``."""
+        x = x.double().cpu()
+        self.count += len(x)
+        self.sum = self.sum + x.sum(0)
+        flat = x.flatten(0, 1)
+        self.square = self.square + flat.T @ flat / x.shape[1]
+
+    def parts(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The mean ``(in,)``, and the covariances ``(in, in)`` between the places' means and within the places."""
+        means, second = self.sum / self.count, self.square / self.count
+        mean = means.mean(0)
+        apart = means - mean
+        return mean, apart.T @ apart / len(means), second - means.T @ means / len(means)
+
+
+@torch.no_grad()
+def place_keys(
+    injector: LoraInjector,
+    denoiser: Denoiser,
+    shape: Sequence[int],
+    timesteps: tuple[int, int],
+    draws: int = 32,
+    at_once: int = 8,
+    seed: int = 0,
+) -> LoraWeights:
+    """Θ₀ ``(1, …)`` whose A tell places apart; B is zero. Its values are half-precision numbers, as
+    :meth:`LoraInjector.initial`'s, whose A stay where the inputs do not differ from place to place.
+
+    Args:
+        injector: of the network that fast learning takes its gradients at.
+        denoiser: that network.
+        shape: ``(F, C, h, w)`` of the sequences that fast learning learns.
+        timesteps: ``[low, high)`` of fast learning.
+        draws: of noise.
+    """
+    device = next(injector.unet.parameters()).device
+    moments = {name: Moments() for name in injector.layers}
+
+    def recorder(name: str):
+        def record(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            moments[name].add(inputs[0].reshape(count, -1, inputs[0].shape[-1]))
+
+        return record
+
+    generator = torch.Generator().manual_seed(seed)
+    hooks = [layer.register_forward_pre_hook(recorder(name)) for name, layer in injector.layers.items()]
+    try:
+        for at in range(0, draws, at_once):
+            count = min(at_once, draws - at)
+            t = torch.randint(*timesteps, (count,), generator=generator).to(device)
+            noise = torch.randn((count, *shape), generator=generator).to(device, _dtype(injector))
+            denoiser.sequence_loss(torch.zeros_like(noise), t, noise)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return LoraWeights(
+        {
+            name: (_telling(moments[name], a), b)
+            for name, (a, b) in injector.initial(seed).factors.items()
+        }
+    )  # fmt: skip
+
+
+def _dtype(injector: LoraInjector) -> torch.dtype:
+    return next(injector.unet.parameters()).dtype
+
+
+def _telling(moments: Moments, random: Tensor) -> Tensor:
+    """A ``(1, r, in)``: the directions with the largest ratio of the variance between places to that within them, each
+    scaled so that its keys have variance 1, the largest first; ``random`` where places do not differ."""
+    mean, between, within = moments.parts()
+    if between.trace() <= FAINT * (between.trace() + within.trace() + mean.square().sum()):
+        return random
+    variance = (between + within).diag().mean()
+    noise = within + CONSTANT * torch.outer(mean, mean) + RIDGE * variance * torch.eye(len(mean)).double()
+    whiten = torch.linalg.inv(torch.linalg.cholesky(noise))
+    directions = torch.linalg.eigh(whiten @ between @ whiten.T).eigenvectors.flip(1).T @ whiten
+    rows = directions[: random.shape[1]]
+    rows = rows / ((rows @ (between + within)) * rows).sum(1, keepdim=True).sqrt()
+    keys = torch.zeros_like(random)
+    keys[0, : len(rows)] = rows.half().to(random)
+    return keys
