@@ -68,15 +68,16 @@ def draw_map(
 
 def _finish(axes: Axes, shown: np.ndarray, unit: str) -> None:
     shown = shown[np.isfinite(shown).all(1)]
-    low, high = shown.min(0) - AROUND, shown.max(0) + AROUND
-    axes.set_xlim(low[0], high[0])
-    axes.set_ylim(low[1], high[1])
-    axes.set_aspect("equal", adjustable="datalim")
+    low, high = shown.min(0), shown.max(0)
+    middle, half = (low + high) / 2, float(max(high - low)) / 2 + AROUND  # a square: one scale for both axes
+    axes.set_xlim(middle[0] - half, middle[0] + half)
+    axes.set_ylim(middle[1] - half, middle[1] + half)
+    axes.set_aspect("equal")
     axes.figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize=8)
     axes.set_xlabel(f"east, {unit}", fontsize=9)
     axes.set_ylabel(f"north, {unit}", fontsize=9)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MultipleLocator(max(1, round(float(max(high - low)) / 10))))
+        axis.set_major_locator(MultipleLocator(max(1, round(half / 5))))
     axes.tick_params(length=0, labelsize=8)
     axes.grid(color="#e3e6ec", linewidth=0.8)
     axes.set_axisbelow(True)
