@@ -116,7 +116,7 @@ class LoraWeights:
         """What ``other`` has more than ``less``, added to these; a factor where they are equal is kept, not copied."""
 
         def added(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
-            return x if y is z or torch.equal(y, z) else x + (y - z)
+            return x if torch.equal(y, z) else x + (y - z)
 
         return LoraWeights(
             {
