@@ -135,8 +135,9 @@ def recalled(model: WorldModel, weights: LoraWeights, shape: Sequence[int], draw
     diffusion, device = model.diffusion, model.device
     t = torch.full((weights.batch,), int(NOISE * diffusion.num_train_timesteps), device=device)
     for _ in range(draws):
-        noise = torch.randn((1, *shape), generator=generator).to(device).expand(weights.batch, *shape)
-        without = diffusion.predicted_noise(torch.zeros_like(noise), t, noise)
+        alone = torch.randn((1, *shape), generator=generator).to(device)
+        without = diffusion.predicted_noise(torch.zeros_like(alone), t[:1], alone)
+        noise = alone.expand(weights.batch, *shape)
         with model.injector.applied(weights):
             changes.append(without - diffusion.predicted_noise(torch.zeros_like(noise), t, noise))
     return torch.stack(changes).mean((0, 2)).cpu()

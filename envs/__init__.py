@@ -1,4 +1,5 @@
-"""Simulators behind one gymnasium contract."""
+"""Simulators behind one gymnasium contract: ``gymnasium.make("envs:slowfast/Tabletop-v0")``, whose ``envs:`` imports
+this package first."""
 
 import gymnasium
 

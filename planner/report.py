@@ -203,6 +203,8 @@ def _headline(s: Summary, task: Task) -> str:
 
 def _cards(s: Summary, task: Task) -> str:
     def interval(v: Interval) -> str:
+        if s.n == 1:
+            return "one episode gives no interval"
         return f"95% interval {length(v.low, task.unit)} to {length(v.high, task.unit)}"
 
     share = f"95% interval {s.success.low:.0%} to {s.success.high:.0%}"

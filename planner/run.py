@@ -20,6 +20,8 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from planner.aggregates import aggregate
+from planner.decomposer.scripted import ScriptedDecomposer
+from planner.figures import bounds, interval
 from planner.instruments import locating_error
 from planner.locator import Locator
 from planner.loop import PlanResult, SeedLostError, run_episodes
@@ -144,17 +146,17 @@ def closing_lines(total: dict[str, Any], task: Task) -> list[str]:
     """What the command says last."""
     moved, success, details = total["displaced"], total["success"], total.get("details", {})
     figures = [
-        f"{kind} {m['mean']:.3f} {task.unit} [{m['low']:.3f}, {m['high']:.3f}]"
+        f"{kind} {m['mean']:.3f} {task.unit} {bounds(m)}"
         for kind in ("executed", "imagined")
         if (m := total[kind])
     ]
     lines = [
         f"{task.figure}  {'   '.join(figures)}   n={total['executed']['n']}",
         (f"displaced {moved['share']:.0%} of {moved['n']}   " if moved else "")
-        + f"success {success['share']:.0%} [{success['low']:.0%}, {success['high']:.0%}] of {success['n']} episodes",
+        + f"success {interval(success, 'share', '.0%')} of {success['n']} episodes",
     ]
     said = [
-        f"{k.replace('_', ' ')} {v['mean']:.3f} [{v['low']:.3f}, {v['high']:.3f}]" for k, v in details.items()
+        f"{k.replace('_', ' ')} {interval(v)}" for k, v in details.items()
     ]
     return [*lines, "   ".join(said)] if said else lines
 
@@ -248,13 +250,13 @@ def publish(
     rows = [summary_row(r) for r in results]
     total = aggregate(rows)
 
-    def interval(value: dict[str, float]) -> Interval:
+    def mean(value: dict[str, float]) -> Interval:
         return Interval(value["mean"], value["low"], value["high"])
 
     summary = Summary(
         n=len(rows),
-        executed=interval(total["executed"]),
-        imagined=interval(total["imagined"]) if total["imagined"] else None,
+        executed=mean(total["executed"]),
+        imagined=mean(total["imagined"]) if total["imagined"] else None,
         displaced=total["displaced"]["share"] if total["displaced"] else None,
         success=Interval(*(total["success"][k] for k in ("share", "low", "high"))),
     )
@@ -305,13 +307,29 @@ def opened(cfg: DictConfig, envs: int) -> Parts:
     return parts
 
 
+def check_instruction(cfg: DictConfig) -> None:
+    """Before anything is opened: whether a given instruction is words, and can be read where reading costs nothing.
+
+    Raises:
+        OptionError: it is no text.
+        PlanError: the scripted decomposer can't read it.
+    """
+    if cfg.instruction is None:
+        return
+    if not (isinstance(cfg.instruction, str) and cfg.instruction.strip()):
+        raise OptionError(f"instruction={cfg.instruction}: expected words, or null for each layout's own")
+    decomposer = hydra.utils.instantiate(cfg.decomposer)
+    if isinstance(decomposer, ScriptedDecomposer):
+        task = hydra.utils.instantiate(cfg.task)
+        task.check_plan(decomposer.decompose(task, cfg.instruction).subgoals)
+
+
 def run(cfg: DictConfig) -> None:
     episodes, count = integer(cfg, "episodes", 1), integer(cfg, "batch_size", 1)
     integer(cfg, "seed", 0), integer(cfg, "media", 0)
     if cfg.condition_on not in ("imagined", "observed"):
-        raise CommandError(f"condition_on={cfg.condition_on}: expected imagined or observed")
-    if cfg.instruction is not None and not (isinstance(cfg.instruction, str) and cfg.instruction.strip()):
-        raise OptionError(f"instruction={cfg.instruction}: expected words, or null for each layout's own")
+        raise OptionError(f"condition_on={cfg.condition_on}: expected imagined or observed")
+    check_instruction(cfg)
     sampling_options(cfg)
     stages = Stages()
     stages.end("start")  # the interpreter and all imports

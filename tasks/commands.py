@@ -90,14 +90,15 @@ def compose(command: str, argv: Sequence[str] = ()) -> DictConfig:
         The composed configuration, its interpolations resolved.
 
     Raises:
-        OptionError: an unknown group option or key, text that is no override, a yaml that can't be read,
-            or a part without a ``_target_``.
+        OptionError: an unknown group option or key, text that is no override, a yaml that can't be read, a part
+            without a ``_target_``, or anything but true or false for what is one of them.
     """
     try:
         cfg = _composed(command, argv)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
         raise OptionError(_explain(error, command, argv)) from None
     _check_targets(cfg)
+    _check_switches(cfg, command, argv)
     return cfg
 
 
@@ -129,6 +130,17 @@ def _check_targets(cfg: DictConfig) -> None:
             raise OptionError(
                 f"{key} has no _target_; its options are: {have}; expected _target_: module.Class"
             )
+
+
+def _check_switches(cfg: DictConfig, command: str, argv: Sequence[str]) -> None:
+    """OptionError for ``fresh=no``: Hydra reads a word, which Python takes for true."""
+    given = [key.lstrip("+") for key in (option.partition("=")[0] for option in argv) if "@" not in key]
+    choices = [option for option in argv if (CONFIGS / option.partition("=")[0].split("@")[0]).is_dir()]
+    usual = _composed(command, choices) if given else cfg
+    for key in given:
+        value = OmegaConf.select(cfg, key)
+        if isinstance(OmegaConf.select(usual, key), bool) and not isinstance(value, bool):
+            raise OptionError(f"{key}={value}: expected true or false")
 
 
 def _explain(error: Exception, command: str, argv: Sequence[str]) -> str:

@@ -224,8 +224,15 @@ class Task(ABC):
 
 
 def held_out_seeds(seeds: range, seed: int, episodes: int) -> list[int]:
-    """The layouts of a run: ``episodes`` consecutive held-out seeds, elsewhere for each ``seed``."""
-    if episodes > SEEDS_APART:
-        raise ValueError(f"episodes={episodes}: at most {SEEDS_APART} in one run")
-    first = (seed * SEEDS_APART) % len(seeds)
+    """The layouts of a run: ``episodes`` consecutive held-out seeds, elsewhere for each ``seed``.
+
+    Raises:
+        ValueError: more episodes than lie between two seeds, or a seed beyond the held-out ones.
+    """
+    most, apart = max(1, len(seeds) // SEEDS_APART), min(SEEDS_APART, len(seeds))
+    if not 0 <= seed < most:
+        raise ValueError(f"seed={seed}: expected 0 to {most - 1}, each with held-out layouts of its own")
+    if episodes > apart:
+        raise ValueError(f"episodes={episodes}: at most {apart} in one run")
+    first = seed * SEEDS_APART
     return list(seeds[first : first + episodes])

@@ -433,7 +433,7 @@ def test_writer_self_leaves_an_earlier_loops_writer(finished, data, tmp_path):
 
 def test_keys_that_tell_places_apart_belong_to_the_model(data, base, tmp_path):
     short = ("iterations=1", "probe_episodes=0")
-    assert loop(data, base, tmp_path / "one", "keys=places", "memory.begins=theta0", *short) == 0
+    assert loop(data, base, tmp_path / "one", "theta0_keys=places", "memory.begins=theta0", *short) == 0
     assert loop(data, tmp_path / "one/model", tmp_path / "two", *short) == 0
     assert loop(data, base, tmp_path / "three", *short) == 0
     one, two, three = (load_file(tmp_path / n / "model/theta0.safetensors") for n in ("one", "two", "three"))
@@ -484,7 +484,7 @@ def test_bad_input_is_one_line(data, base, tmp_path, capsys):
         (["inner=mixed"], "pool=2, inner=mixed, writer=base: earlier inner loops", 2),
         (["writer=self"], "expected pool=1 without", 2),
         (["pool=0"], "pool=0", 2),
-        (["keys=own_ones"], "keys=own_ones: expected own or places", 2),
+        (["theta0_keys=own_ones"], "theta0_keys=own_ones: expected own or places", 2),
         (["batch_size=30"], "batch_size=30", 1),
         ([f"data={short}"], "single chunk", 1),
         ([f"data={tmp_path}/absent"], "python -m envs.collect", 1),

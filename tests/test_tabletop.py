@@ -73,6 +73,12 @@ def test_gymnasium_accepts_it():
     made.close()
 
 
+def test_gymnasium_finds_it_in_a_fresh_interpreter():
+    code = "import gymnasium; print(gymnasium.make('envs:slowfast/Tabletop-v0').unwrapped.action_spec.names[0])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO)
+    assert done.returncode == 0 and done.stdout.strip() == TabletopEnv().action_spec.names[0], done.stderr
+
+
 def test_reset_gives_the_layout_of_the_seed(env):
     frame, info = env.reset(seed=3)
     layout = env.task.layout(3)

@@ -10,6 +10,7 @@ encoded episodes. The same command resumes; the finished model lies in ``RUN_DIR
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -22,7 +23,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from diffusers import DPMSolverMultistepScheduler, UNet3DConditionModel
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import Tensor
 
 from tasks.commands import OptionError, RunDir, integer, main, number, task_words
@@ -39,6 +40,7 @@ from world_model.model import Settings, WorldModel
 from world_model.objective import SHARES, Objective
 from world_model.text import TextEncoder
 from world_model.train_autoencoder import (
+    build_autoencoder,
     check_autoencoder_options,
     held_out_split,
     train_autoencoder,
@@ -80,13 +82,16 @@ def pairs_of(pairs: Sequence[Sequence[Any]], settings: Settings) -> list[tuple[i
     second chunk on, until the context window is full: these share their share.
 
     Raises:
-        OptionError: an entry is neither a whole number nor one of these words.
+        OptionError: there are none, an entry is neither a whole number nor one of these words, or a share is none.
     """
+    listed = isinstance(pairs, (Sequence, ListConfig)) and not isinstance(pairs, str)
+    if not (listed and pairs and all(isinstance(p, (Sequence, ListConfig)) and len(p) == 3 for p in pairs)):
+        raise OptionError(f"diffusion.pairs={pairs}: expected a list of [past frames, new frames, share]")
     chunk, full = settings.chunk_frames, settings.context_frames - settings.chunk_frames
     words = {"chunk": [chunk], "later": [*range(1 + chunk, full, chunk), full]}
 
     def frames(given: Any) -> list[int]:
-        if given in words:
+        if isinstance(given, str) and given in words:
             return words[given]
         if isinstance(given, bool) or not isinstance(given, int) or given < 1:
             raise OptionError(f"diffusion.pairs: {given} frames; expected a whole number, later or chunk")
@@ -94,6 +99,8 @@ def pairs_of(pairs: Sequence[Sequence[Any]], settings: Settings) -> list[tuple[i
 
     found = []
     for past, new, share in pairs:
+        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < math.inf:
+            raise OptionError(f"diffusion.pairs: a share of {share}; expected a number above 0")
         both = [(p, n) for p in frames(past) for n in frames(new)]
         found += [(p, n, float(share) / len(both)) for p, n in both]
     return found
@@ -232,24 +239,36 @@ def train_core(
     return learner.averaged().eval().requires_grad_(False)
 
 
-def model_to_train(
-    cfg: DictConfig, run_dir: RunDir, accelerator: Accelerator, footage: Footage, training: Sequence[int]
-) -> WorldModel:
+def trains_autoencoder(cfg: DictConfig) -> bool:
+    """Whether the run trains an autoencoder, for want of a given one."""
+    return not (cfg.model.get("pretrained") or cfg.autoencoder.path)
+
+
+def model_to_train(cfg: DictConfig, accelerator: Accelerator, footage: Footage) -> WorldModel:
     """The model at ``model.pretrained``; without one an untrained one around ``autoencoder.path``, or around an
-    autoencoder that the main process trains first."""
+    autoencoder that :func:`pretrain` puts a trained one in place of."""
     model = published(cfg, accelerator)
     if model is not None:
         return model
-    with main_first(accelerator):
-        path = cfg.autoencoder.path or train_autoencoder(cfg, run_dir / "autoencoder_training", footage)
-        autoencoder = FrameAutoencoder.from_pretrained(path).to(accelerator.device)
-    return untrained(cfg, autoencoder, sorted({s.caption for i in training for s in footage.segments(i)}))
+    if trains_autoencoder(cfg):
+        autoencoder = build_autoencoder(cfg.model.autoencoder)
+    else:
+        with main_first(accelerator):
+            autoencoder = FrameAutoencoder.from_pretrained(cfg.autoencoder.path)
+    training, _ = held_out_split(footage)
+    captions = sorted({s.caption for i in training for s in footage.segments(i)})
+    return untrained(cfg, autoencoder.to(accelerator.device), captions)
 
 
-def pretrain(cfg: DictConfig, run_dir: RunDir, accelerator: Accelerator, footage: Footage) -> Path:
-    """Train, or go on training, in ``run_dir``; returns the folder of the finished model."""
+def pretrain(
+    cfg: DictConfig, model: WorldModel, run_dir: RunDir, accelerator: Accelerator, footage: Footage
+) -> Path:
+    """Train, or go on training, ``model`` in ``run_dir``; returns the folder of the finished one."""
+    if trains_autoencoder(cfg):
+        with main_first(accelerator):
+            path = train_autoencoder(cfg, run_dir / "autoencoder_training", footage)
+            model.autoencoder = FrameAutoencoder.from_pretrained(path).to(accelerator.device)
     training, held = held_out_split(footage)
-    model = model_to_train(cfg, run_dir, accelerator, footage, training)
     autoencoder = model.autoencoder
     data, held_out = (
         LatentEpisodes(footage, autoencoder, episodes, run_dir / "latents" / name, accelerator)
@@ -284,7 +303,6 @@ def check_footage(cfg: DictConfig, footage: Footage) -> None:
 
     Raises:
         ValueError: there are not.
-        OptionError: ``diffusion.pairs`` can't be read.
     """
     training, held = held_out_split(footage)
     settings = settings_of(cfg)
@@ -303,10 +321,12 @@ def check_options(cfg: DictConfig) -> None:
         number(cfg, f"diffusion.{key}")
     for key in ("ema", "focus_share", *SHARES):
         number(cfg, f"diffusion.{key}", maximum=1.0)
+    integer(cfg, "seed", 0)
+    pairs_of(cfg.diffusion.pairs, settings_of(cfg))
     Focus.of(cfg.diffusion.focus, cfg.diffusion.focus_share)
     if cfg.model.get("pretrained") and cfg.autoencoder.path:
         raise OptionError("give autoencoder.path or model.pretrained, which brings its own autoencoder")
-    if not (cfg.model.get("pretrained") or cfg.autoencoder.path):
+    if trains_autoencoder(cfg):
         check_autoencoder_options(cfg)
 
 
@@ -330,10 +350,11 @@ def run(cfg: DictConfig) -> None:
         with run_dir.withdrawn_on_error() if accelerator.is_main_process else nullcontext():
             footage = opened(cfg, accelerator)
             check_footage(cfg, footage)
+            model = model_to_train(cfg, accelerator, footage)
         if accelerator.is_main_process:
             name, count = device_name(accelerator.device), accelerator.num_processes
             record_origin(run_dir.path, "world_model.pretrain", name, count)
-        folder = pretrain(cfg, run_dir, accelerator, footage)
+        folder = pretrain(cfg, model, run_dir, accelerator, footage)
     accelerator.print(json.dumps(read_json(folder / "metrics.json")))
     accelerator.print(f"{folder}\nplan with it: python -m planner.run {task_words(cfg)} weights={folder}")
     accelerator.end_training()

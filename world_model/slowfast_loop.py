@@ -227,7 +227,7 @@ def slowfast_loop(
         LatentEpisodes(footage, model.autoencoder, episodes, run_dir / "latents" / name, accelerator)
         for name, episodes in zip(("training", "held_out"), held_out_split(footage), strict=True)
     )
-    if cfg.keys == "places":
+    if cfg.theta0_keys == "places":
         write_under_places(model, data.latents[0].shape[1:])
     begin = time.monotonic()
     train_loop(cfg, model, data, held_out, batches, run_dir / "training", accelerator)
@@ -251,11 +251,12 @@ def check_options(cfg: DictConfig) -> None:
     """OptionError for a value outside its range."""
     for key in ("iterations", "every", "batch_size", "pool", "outer.steps", "held_out_chunks"):
         integer(cfg, key, 1)
-    integer(cfg, "probe_episodes", 0)
+    for key in ("probe_episodes", "seed"):
+        integer(cfg, key, 0)
     if cfg.inner not in ("ground_truth", "generated", "mixed"):
         raise OptionError(f"inner={cfg.inner}: expected ground_truth, generated or mixed")
-    if cfg.keys not in ("own", "places"):
-        raise OptionError(f"keys={cfg.keys}: expected own or places")
+    if cfg.theta0_keys not in ("own", "places"):
+        raise OptionError(f"theta0_keys={cfg.theta0_keys}: expected own or places")
     if cfg.writer not in ("base", "self"):
         raise OptionError(f"writer={cfg.writer}: expected base or self")
     if cfg.pool > 1 and (cfg.inner, cfg.writer) != ("ground_truth", "base"):

@@ -148,7 +148,8 @@ def train_autoencoder(cfg: DictConfig, folder: Path, footage: Footage) -> Path:
 
 
 def check_autoencoder_options(cfg: DictConfig) -> None:
-    """OptionError for a value of ``autoencoder`` outside its range."""
+    """OptionError for a seed or a value of ``autoencoder`` outside its range."""
+    integer(cfg, "seed", 0)
     for key in ("steps", "batch_size", "every"):
         integer(cfg, f"autoencoder.{key}", 1)
     integer(cfg, "autoencoder.warmup", 0)

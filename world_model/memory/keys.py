@@ -64,7 +64,7 @@ def place_keys(
         timesteps: ``[low, high)`` of fast learning.
         draws: of noise.
     """
-    device = next(injector.unet.parameters()).device
+    like = next(injector.unet.parameters())
     moments = {name: Moments() for name in injector.layers}
 
     def recorder(name: str):
@@ -78,8 +78,8 @@ def place_keys(
     try:
         for at in range(0, draws, at_once):
             count = min(at_once, draws - at)
-            t = torch.randint(*timesteps, (count,), generator=generator).to(device)
-            noise = torch.randn((count, *shape), generator=generator).to(device, _dtype(injector))
+            t = torch.randint(*timesteps, (count,), generator=generator).to(like.device)
+            noise = torch.randn((count, *shape), generator=generator).to(like)
             denoiser.sequence_loss(torch.zeros_like(noise), t, noise)
     finally:
         for hook in hooks:
@@ -90,10 +90,6 @@ def place_keys(
             for name, (a, b) in injector.initial(seed).factors.items()
         }
     )  # fmt: skip
-
-
-def _dtype(injector: LoraInjector) -> torch.dtype:
-    return next(injector.unet.parameters()).dtype
 
 
 def _telling(moments: Moments, random: Tensor) -> Tensor:

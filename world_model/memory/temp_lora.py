@@ -123,6 +123,7 @@ class TempLora:
         self.measure_effect = measure_effect
         self.spec = LoraSpec(rank, alpha, targets)
         self._bound: tuple[LoraInjector, LoraWeights] | None = None
+        self._hashed: tuple[object, str] | None = None  # Φ, as it was written last, and its digest
 
     def bind(self, injector: LoraInjector | None, theta0: LoraWeights | None, sizes: Sizes) -> None:
         """Meet the model's injector and its Θ₀ ``(1, …)``.
@@ -349,15 +350,22 @@ class TempLora:
         )
 
     def _identity(self) -> dict[str, Any]:
-        """What a saved memory must agree with; the UNet it is learned at is hashed now, for slow learning may
-        have changed it."""
+        """What a saved memory must agree with."""
         return {
             "rank": self.spec.rank,
             "alpha": self.spec.alpha,
             "targets": self.spec.targets if isinstance(self.spec.targets, str) else list(self.spec.targets),
             "theta0_sha256": self.theta0.sha256(),
-            "base_sha256": tensors_sha256(self.injector.unet.state_dict()),
+            "base_sha256": self._core_sha256(),
         }
+
+    def _core_sha256(self) -> str:
+        """Of the UNet that Θ is learned at; hashed anew where slow learning has written to it."""
+        core = self.injector.unet.state_dict()
+        written = tuple((x.data_ptr(), x._version) for x in core.values())
+        if self._hashed is None or self._hashed[0] != written:
+            self._hashed = written, tensors_sha256(core)
+        return self._hashed[1]
 
     def require(self, saved: Mapping[str, Any], where: str) -> None:
         """Raise MemoryFileError unless what was saved of rank, alpha, targets, Θ₀ and Φ is the model's."""
