@@ -155,9 +155,7 @@ def closing_lines(total: dict[str, Any], task: Task) -> list[str]:
         (f"displaced {moved['share']:.0%} of {moved['n']}   " if moved else "")
         + f"success {interval(success, 'share', '.0%')} of {success['n']} episodes",
     ]
-    said = [
-        f"{k.replace('_', ' ')} {interval(v)}" for k, v in details.items()
-    ]
+    said = [f"{k.replace('_', ' ')} {interval(v)}" for k, v in details.items()]
     return [*lines, "   ".join(said)] if said else lines
 
 

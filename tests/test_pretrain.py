@@ -549,7 +549,9 @@ def test_training_draws_the_pasts_that_planning_has():
     with pytest.raises(OptionError, match=r"pairs: soon frames; expected a whole number, later or chunk"):
         drawn("diffusion.pairs=[[soon,4,1.0]]")
     for pairs in ("5", "[]", "later", "[[1,4]]", "[1,4,1.0]"):
-        with pytest.raises(OptionError, match=r"pairs=.*: expected a list of \[past frames, new frames, share\]"):
+        with pytest.raises(
+            OptionError, match=r"pairs=.*: expected a list of \[past frames, new frames, share\]"
+        ):
             drawn(f"diffusion.pairs={pairs}")
     for share in ("0", "-1", "much", "true", "nan"):
         with pytest.raises(OptionError, match=r"pairs: a share of .*; expected a number above 0"):

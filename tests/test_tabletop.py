@@ -74,7 +74,9 @@ def test_gymnasium_accepts_it():
 
 
 def test_gymnasium_finds_it_in_a_fresh_interpreter():
-    code = "import gymnasium; print(gymnasium.make('envs:slowfast/Tabletop-v0').unwrapped.action_spec.names[0])"
+    code = (
+        "import gymnasium; print(gymnasium.make('envs:slowfast/Tabletop-v0').unwrapped.action_spec.names[0])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO)
     assert done.returncode == 0 and done.stdout.strip() == TabletopEnv().action_spec.names[0], done.stderr
 
