@@ -386,7 +386,8 @@ def test_a_table_from_the_command(weights, tmp_path, capsys):
 
 
 def resumed(weights: Path, run_dir: Path, rows: str) -> None:
-    """Nothing finished is made again, and what is missing is made as it was."""
+    """Nothing finished is made again, and what is missing is made as it was, up to a rounding: it shares its batch
+    with other videos now."""
     finished = sorted(run_dir.glob("finished/*/*.json"))
     times = {p: p.stat().st_mtime_ns for p in (*finished, *run_dir.glob("videos/*/*/*.npz"))}
     [lost] = run_dir.glob("videos/long/no_memory-*/1000001.npz")
@@ -398,8 +399,11 @@ def resumed(weights: Path, run_dir: Path, rows: str) -> None:
     evaluate.run(options(weights, run_dir, "table=4", "rows=[no_memory]"))  # table 4 shares table 1's rows
     assert {p for p, t in times.items() if p.stat().st_mtime_ns != t} == {lost, row, frozen}
     figures = [json.loads(path.read_text())["figures"] for path in (frozen, of_another_reader, row)]
-    assert figures[0] == figures[1] and figures[2] == told["figures"]
-    assert np.array_equal(np.load(lost)["frames"], before)
+    assert figures[0] == figures[1] and figures[2].keys() == told["figures"].keys()
+    for name, figure in told["figures"].items():
+        for end in ("value", "low", "high"):
+            assert figures[2][name][end] == pytest.approx(figure[end], rel=1e-3), name
+    assert np.abs(np.load(lost)["frames"].astype(int) - before).max() <= 1
 
 
 def test_what_other_weights_make_has_places_of_its_own(tmp_path):
