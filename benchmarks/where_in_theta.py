@@ -153,9 +153,11 @@ def likeness(recall: Tensor, frames: Tensor) -> tuple[float, float]:
 
 
 @torch.no_grad()
-def thetas(model: WorldModel, memory: TempLora, data: LatentEpisodes, chunks: int, batch: int) -> Written:
+def thetas(model: WorldModel, data: LatentEpisodes, chunks: int, batch: int) -> Written:
     """The episodes' memories after so many chunks."""
     rows, read, told, effects = [], [], [], []
+    memory = model.memory
+    assert isinstance(memory, TempLora)
     reader: Reader | None = None
     for at in range(0, len(data), batch):
         experience = inner_loop(model, data, range(at, min(at + batch, len(data))), "ground_truth", 0, 0)
@@ -191,7 +193,7 @@ def measure(
     latents.segments = [s[: chunks + 1] for s in latents.segments]
     if keys == "places":
         write_under_places(model, latents.latents[0].shape[1:])
-    written = thetas(model, memory, latents, chunks, batch)
+    written = thetas(model, latents, chunks, batch)
     recall, found = likeness(written.recalled, torch.stack([x[0].float() for x in latents.latents]))
     objects = [n for n in chosen[0].names if n != "gripper"]
     starts = np.stack([np.concatenate([e.position(n)[0, :2] for n in objects]) for e in chosen])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from diffusers import DDPMScheduler, UNet3DConditionModel
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
@@ -17,6 +19,7 @@ from torch import Tensor
 
 from world_model.memory.adapter import ADAPTER, load_theta0, save_theta0
 from world_model.memory.base import MemoryFileError, Sizes
+from world_model.memory.fast_learning import FastLearning
 from world_model.memory.keys import place_keys
 from world_model.memory.lora import LoraInjector, LoraSpec, LoraWeights, tensors_sha256
 from world_model.memory.none import NoMemory
@@ -146,7 +149,7 @@ def test_update_equals_adam_on_peft_over_the_whole_noised_sequence(tmp_path: Pat
     opened = PeftModel.from_pretrained(make_unet().double(), tmp_path / "theta0", is_trainable=True)
     opened.double()
     adam = torch.optim.Adam(
-        [p for p in opened.parameters() if p.requires_grad], memory.learning_rate, (0.9, 0.999)
+        [p for p in opened.parameters() if p.requires_grad], memory.learning.learning_rate, (0.9, 0.999)
     )
     sequence, (generator,) = torch.cat([past, new], 1), seeded(0)
     alphas = DDPMScheduler(1000).alphas_cumprod.double()
@@ -452,9 +455,14 @@ def test_no_memory_gives_nothing_and_draws_nothing(tmp_path: Path) -> None:
     assert memory.load_episode(tmp_path / "memory") == 1
 
 
-def test_config_spells_out_every_option_at_its_default(root: Path) -> None:
-    memory = instantiate(OmegaConf.load(root / "configs" / "memory" / "temp_lora.yaml"))
-    assert vars(memory) == vars(TempLora())
+def test_the_config_names_every_option_and_its_default(root: Path) -> None:
+    file = root / "configs" / "memory" / "temp_lora.yaml"
+    node = OmegaConf.load(file)
+    assert vars(instantiate(node)) == vars(TempLora())
+    assert set(node) == {"_target_", "measure_effect", *(f.name for f in fields(FastLearning))}
+    told = re.findall(r"^(\w+): null +# (\[.*?\]) ", file.read_text("utf-8"), re.M)
+    default = {name: list(v) if isinstance(v, tuple) else [v] for name, v in TempLora().kept().items()}
+    assert {name: yaml.safe_load(value) for name, value in told} == default
 
 
 # --- where a chunk's steps begin, and under which keys ----------------------------------------------
@@ -506,7 +514,10 @@ def test_place_keys_tell_places_apart_under_any_noise() -> None:
     memory = make_memory(make_unet(), draws="shared", timesteps=(990, 1000))
     random = memory.theta0
     made = place_keys(
-        memory.injector, TinyDenoiser(memory.injector.unet), (3, CHANNELS, SIZE, SIZE), memory.timesteps
+        memory.injector,
+        TinyDenoiser(memory.injector.unet),
+        (3, CHANNELS, SIZE, SIZE),
+        memory.learning.timesteps,
     )
     memory.bind(memory.injector, made, SIZES)
     gains = []
@@ -519,6 +530,9 @@ def test_place_keys_tell_places_apart_under_any_noise() -> None:
     assert 4 <= len(made.factors) - len(gains) < len(gains)  # keys and values of the text stay as they were
     assert min(gains) > 0.9 and sorted(gains)[len(gains) // 2] > 2
     again = place_keys(
-        memory.injector, TinyDenoiser(memory.injector.unet), (3, CHANNELS, SIZE, SIZE), memory.timesteps
+        memory.injector,
+        TinyDenoiser(memory.injector.unet),
+        (3, CHANNELS, SIZE, SIZE),
+        memory.learning.timesteps,
     )
     assert again.sha256() == made.sha256()

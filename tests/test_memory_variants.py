@@ -27,13 +27,14 @@ from world_model.diffusion import CLEAN
 from world_model.memory.anchor import Anchor
 from world_model.memory.base import AnyMemory, MemoryFileError, Sizes
 from world_model.memory.context import Context
+from world_model.memory.fast_learning import NAMES
 from world_model.memory.first_frame import FirstFrame
 from world_model.memory.lora import LoraWeights, tensors_sha256
 from world_model.memory.none import NoMemory
 from world_model.memory.oracle import Oracle
 from world_model.memory.retrieval import Retrieval
 from world_model.memory.shuffled import Shuffled
-from world_model.memory.temp_lora import NAMES, TempLora
+from world_model.memory.temp_lora import TempLora
 from world_model.model import WorldModel
 from world_model.training import CheckpointError
 
@@ -360,6 +361,8 @@ def test_each_objective_lowers_its_own_loss(model, objective):
     def loss() -> Tensor:
         if objective == "conditional":
             return model.diffusion.conditional_loss(clean, 1, t, noise, words(3)[:2])
+        if objective == "backward":
+            return model.diffusion.conditional_loss(clean.flip(1), 2, t, noise)
         return model.diffusion.sequence_loss(clean, t, noise)
 
     with torch.no_grad():
@@ -382,6 +385,7 @@ def test_objectives_learn_different_things_and_only_one_reads_the_text(model):
         assert bool(both[0].distance(both[1]) > 1e-4) == (objective == "conditional")
         ends[objective] = both[0]
     assert float(ends["local"].distance(ends["conditional"])) > 1e-3
+    assert min(float(ends["backward"].distance(ends[o])) for o in ends if o != "backward") > 1e-3
     assert float(ends["local"].distance(ends["whole_sequence"])) > 1e-3
 
 
@@ -449,6 +453,7 @@ def test_normalized_steps_have_one_length_and_leave_a_to_all_episodes(model):
 def test_a_memory_of_other_options_is_refused(model, tmp_path):
     for wrong in (
         {"objective": "text"}, {"replay": -1}, {"replay": 1, "objective": "conditional"},
+        {"replay": 1, "objective": "backward"},
         {"optimizer": "lion"}, {"optimizer": "sgd", "optimizer_state": "keep"},
         {"optimizer": "normalized", "optimizer_state": "keep"},
     ):  # fmt: skip

@@ -29,7 +29,7 @@ from tasks.hub import HubError, located
 from world_model.autoencoder import FrameAutoencoder
 from world_model.diffusion import PASSES, Announced, Diffusion
 from world_model.memory.adapter import load_theta0, save_theta0, write_safetensors
-from world_model.memory.base import AnyMemory, Denoiser, Sizes
+from world_model.memory.base import AnyMemory, Denoiser, Sizes, WritesItsWay
 from world_model.memory.history import episode_folder, save_chunk
 from world_model.memory.lora import LoraInjector, LoraWeights
 from world_model.memory.none import NoMemory
@@ -396,9 +396,11 @@ class WorldModel:
         self.text.save_pretrained(folder)
         if self.theta0 is not None:
             save_theta0(folder / THETA0, self.theta0)
+        kept = {"options": self.memory.kept()} if isinstance(self.memory, WritesItsWay) else {}
         if self.memory.module is not None:
             write_safetensors(folder / MODULE, self.memory.module.state_dict())
-            write_json(folder / MEMORY, {"memory": self.memory.name})
+        if self.memory.module is not None or kept:
+            write_json(folder / MEMORY, {"memory": self.memory.name, **kept})
         write_json(folder / SETTINGS, asdict(self.settings) | ({"writer": True} if self.writer else {}))
 
     @classmethod
@@ -445,13 +447,16 @@ class WorldModel:
             model.writer.to(device)
         model.autoencoder.to(device)
         if memory is not None:
+            memory = as_trained(memory, folder)
             try:
                 model.use_memory(memory, theta0 if memory.spec else None)
             except ValueError as error:
                 if not theta0:
                     raise
                 raise CheckpointError(f"weights={folder}: {THETA0}: {error}") from None
-            if memory.module is not None and not (untrained_memory and stored_kind(folder) != memory.name):
+            if memory.module is not None and not (
+                untrained_memory and stored_memory(folder)[0] != memory.name
+            ):
                 load_module(folder, memory)
         return model
 
@@ -502,15 +507,29 @@ def opened_unet(folder: Path, part: str, dtype: torch.dtype) -> UNet3DConditionM
     return prepared(unet).eval().requires_grad_(False)
 
 
-def stored_kind(folder: Path) -> str | None:
-    """The kind of memory whose module ``save_pretrained`` wrote, or None. Raises CheckpointError."""
+def stored_memory(folder: Path) -> tuple[str | None, dict[str, Any]]:
+    """The kind of memory that the weights were trained with and the options that belong to them, as
+    ``save_pretrained`` wrote them; None where they were trained without. Raises CheckpointError."""
     path = folder / MEMORY
     if not path.is_file():
-        return None
+        return None, {}
     try:
-        return str(json.loads(path.read_text())["memory"])
+        stored = json.loads(path.read_text())
+        return str(stored["memory"]), dict(stored.get("options", {}))
     except (ValueError, KeyError, TypeError):
         raise CheckpointError(f"{path} names no kind of memory; get it again") from None
+
+
+def as_trained(memory: AnyMemory, folder: Path) -> AnyMemory:
+    """The memory; Temp-LoRA with the options that the weights in ``folder`` were trained with, where it was given
+    none. Raises CheckpointError: they can't be read."""
+    kind, kept = stored_memory(folder)
+    if not (kept and isinstance(memory, WritesItsWay) and memory.name.split()[-1] == kind):
+        return memory
+    try:
+        return memory.as_trained(kept)
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{folder / MEMORY}: {error}; get it again") from None
 
 
 def load_module(folder: Path, memory: AnyMemory) -> None:
@@ -519,7 +538,7 @@ def load_module(folder: Path, memory: AnyMemory) -> None:
     Raises:
         CheckpointError: none there, another kind's, damaged, or of other options.
     """
-    kind = stored_kind(folder)
+    kind, _ = stored_memory(folder)
     if kind != memory.name:
         found = "no memory's own weights" if kind is None else f"those of memory={kind}"
         raise CheckpointError(

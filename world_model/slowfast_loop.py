@@ -190,7 +190,7 @@ def write_under_places(model: WorldModel, latent: Sequence[int]) -> None:
     memory = model.memory
     if isinstance(memory, TempLora):
         shape = (model.settings.context_frames, *latent)
-        model.use_memory(memory, place_keys(memory.injector, model.writing, shape, memory.timesteps))
+        model.use_memory(memory, place_keys(memory.injector, model.writing, shape, memory.learning.timesteps))
 
 
 def lengths_of(cfg: DictConfig) -> list[int] | None:

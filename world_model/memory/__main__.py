@@ -20,9 +20,10 @@ from tasks.shipped import weights_folder
 from world_model.device import pick_device
 from world_model.memory.adapter import ADAPTER, MANIFEST, from_adapter, read_manifest, read_tensors
 from world_model.memory.base import AnyMemory, MemoryFileError
+from world_model.memory.fast_learning import NAMES
 from world_model.memory.history import LAST, saved_chunks, undo
 from world_model.memory.lora import LoraWeights
-from world_model.memory.temp_lora import IDENTITY, NAMES, TempLora
+from world_model.memory.temp_lora import IDENTITY, TempLora
 from world_model.model import WorldModel
 
 SEQUENCES, SIDE = 4, 8  # of the fixed batch: standard normal latents of SIDE × SIDE

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -137,3 +137,20 @@ class Memory(Protocol[State]):
 
 
 AnyMemory = Memory[Any]
+
+
+@runtime_checkable
+class WritesItsWay(Protocol):
+    """A memory whose options belong to the weights: these learned to read what was written with them."""
+
+    def kept(self) -> dict[str, Any]:
+        """Those options, json-able."""
+        ...
+
+    def as_trained(self, kept: Mapping[str, Any]) -> AnyMemory:
+        """The same memory with :meth:`kept` options of another, where it was given none itself.
+
+        Raises:
+            ValueError, TypeError: they are none of its options, or out of range.
+        """
+        ...

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from world_model.memory.base import AnyMemory, Denoiser, Sizes
+from world_model.memory.base import AnyMemory, Denoiser, Sizes, WritesItsWay
 from world_model.memory.lora import LoraInjector, LoraSpec, LoraWeights
 
 
@@ -25,6 +25,14 @@ class Shuffled:
     def __init__(self, memory: AnyMemory) -> None:
         self.memory = memory
         self.name = f"shuffled {memory.name}"
+
+    def kept(self) -> dict[str, Any]:
+        """The memory's."""
+        return self.memory.kept() if isinstance(self.memory, WritesItsWay) else {}
+
+    def as_trained(self, kept: Mapping[str, Any]) -> Shuffled:
+        """Of the memory as the weights were trained with it."""
+        return Shuffled(self.memory.as_trained(kept)) if isinstance(self.memory, WritesItsWay) else self
 
     @property
     def spec(self) -> LoraSpec | None:

@@ -7,8 +7,9 @@ ablations of Appendix D.1. Φ is never changed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,8 +23,9 @@ from world_model.memory.adapter import (
     write_folder,
 )
 from world_model.memory.base import Denoiser, MemoryFileError, Sizes
+from world_model.memory.fast_learning import FastLearning
 from world_model.memory.frames import FRAMES, NOTHING, extended
-from world_model.memory.lora import LoraInjector, LoraSpec, LoraWeights, tensors_sha256
+from world_model.memory.lora import LoraInjector, LoraWeights, tensors_sha256
 from world_model.memory.normalized import NormalizedDescent
 from world_model.memory.temp_lora_state import Groups, TempLoraState, grouped
 
@@ -33,97 +35,38 @@ SCALES = {torch.float16: 2.0**12}
 a chunk's latents has gradients below the smallest of fp16."""
 IDENTITY = ("rank", "alpha", "targets", "theta0_sha256", "base_sha256")
 HASHES = ("theta0_sha256", "base_sha256")
-NAMES = {
-    "local": "temp_lora",
-    "conditional": "temp_lora_original",
-    "whole_sequence": "temp_lora_sequence",
-}
 
 
 class TempLora:
     """Fast learning.
 
     Args:
-        steps: optimizer steps per chunk.
-        learning_rate: α of Algorithm 1a.
-        timesteps: each step noises a whole sequence at one t from ``[low, high)``.
-        rank, alpha, targets: see :class:`LoraSpec`.
-        objective: what the steps learn. ``local`` (Eq. 3): the chunk's input ⊕ output as one sequence, all
-            of it noised, without text. ``conditional`` (the original Temp-LoRA): its output after its clean
-            input, with the text. ``whole_sequence`` ("wo local learning rule"): as local, on windows of the
-            same length drawn from the whole episode so far.
-        replay: further windows of the episode before this chunk that each step learns, too; not with
-            ``conditional``, for their texts are not kept.
-        optimizer: ``adam``; ``sgd``: plain steps along the gradient, the local learning rule of Eq. 4-6; or
-            ``normalized``: those of :class:`NormalizedDescent`, for B alone: A keeps Θ₀'s values, which all
-            episodes share.
-        optimizer_state: ``reset`` starts Adam anew for each chunk, ``keep`` carries its moments on.
-        betas: Adam's; the paper's default (Appendix C.1). No weight decay.
-        begins: where each chunk's steps begin: at the episode's ``theta``, so that what it holds already is not
-            written again; or at ``theta0``, and what they changed is added to Θ: each chunk is written as if it were
-            the first, and no later one writes over an earlier.
-        draws: whose timesteps and noise a step sees: each episode its ``own``, or all of them ``shared`` ones,
-            fixed for an episode's n-th chunk, so that Θ differs from episode to episode only by what was seen.
         measure_effect: record how much Θ changes the prediction, at the price of two more passes a chunk.
+        options: of :class:`FastLearning`. Those that are None, or not given, are those that the model's weights were
+            trained with (:meth:`as_trained`), else that class's defaults.
 
     Raises:
         ValueError: an option outside its range.
+        TypeError: an unknown one.
     """
 
     module = None
 
-    def __init__(
-        self,
-        steps: int = 1,
-        learning_rate: float = 6e-3,
-        timesteps: tuple[int, int] = (990, 1000),
-        rank: int = 32,
-        alpha: int = 32,
-        targets: str | Sequence[str] = "attention_blocks",
-        objective: Literal["local", "conditional", "whole_sequence"] = "local",
-        replay: int = 0,
-        optimizer: Literal["adam", "sgd", "normalized"] = "normalized",
-        optimizer_state: Literal["reset", "keep"] = "reset",
-        betas: tuple[float, float] = (0.9, 0.999),
-        begins: Literal["theta", "theta0"] = "theta",
-        draws: Literal["own", "shared"] = "shared",
-        measure_effect: bool = False,
-    ) -> None:
-        low, high = timesteps
-        if steps < 1 or learning_rate <= 0:
-            raise ValueError(
-                f"steps={steps}, learning_rate={learning_rate}: expected steps >= 1 and a rate > 0"
-            )
-        if not 0 <= low < high:
-            raise ValueError(f"timesteps={[low, high]}: expected 0 <= low < high")
-        if objective not in NAMES:
-            raise ValueError(f"objective={objective!r}: expected {', '.join(NAMES)}")
-        if replay < 0 or (replay and objective == "conditional"):
-            raise ValueError(
-                f"replay={replay}, objective={objective}: expected 0 or more, and 0 with conditional"
-            )
-        if optimizer not in ("adam", "sgd", "normalized") or optimizer_state not in ("reset", "keep"):
-            raise ValueError(
-                f"optimizer={optimizer!r}, optimizer_state={optimizer_state!r}: expected adam, sgd or "
-                "normalized, reset or keep"
-            )
-        if optimizer != "adam" and optimizer_state == "keep":
-            raise ValueError(f"optimizer_state=keep: {optimizer} has no state; expected reset with it")
-        if begins not in ("theta", "theta0") or (begins == "theta0" and optimizer_state == "keep"):
-            raise ValueError(
-                f"begins={begins!r}, optimizer_state={optimizer_state}: expected theta, or theta0 with "
-                "optimizer_state=reset"
-            )
-        if draws not in ("own", "shared"):
-            raise ValueError(f"draws={draws!r}: expected own or shared")
-        self.name, self.draws, self.begins = NAMES[objective], draws, begins
-        self.steps, self.learning_rate, self.timesteps = steps, learning_rate, (low, high)
-        self.objective, self.replay, self.optimizer = objective, replay, optimizer
-        self.optimizer_state, self.betas = optimizer_state, (betas[0], betas[1])
+    def __init__(self, measure_effect: bool = False, **options: Any) -> None:
+        self.given = {name: value for name, value in options.items() if value is not None}
+        self.learning = FastLearning(**self.given)
+        self.name, self.spec = self.learning.name, self.learning.spec
         self.measure_effect = measure_effect
-        self.spec = LoraSpec(rank, alpha, targets)
         self._bound: tuple[LoraInjector, LoraWeights] | None = None
         self._hashed: tuple[object, str] | None = None  # Φ, as it was written last, and its digest
+
+    def kept(self) -> dict[str, Any]:
+        """The options that belong to the weights, json-able."""
+        return asdict(self.learning)
+
+    def as_trained(self, kept: Mapping[str, Any]) -> TempLora:
+        """This memory with the :meth:`kept` options of another, where it was given none. Raises as the class."""
+        return TempLora(self.measure_effect, **{**kept, **self.given})
 
     def bind(self, injector: LoraInjector | None, theta0: LoraWeights | None, sizes: Sizes) -> None:
         """Meet the model's injector and its Θ₀ ``(1, …)``.
@@ -167,7 +110,7 @@ class TempLora:
     @property
     def _looks_back(self) -> bool:
         """Whether learning needs the episode's earlier frames."""
-        return self.objective == "whole_sequence" or self.replay > 0
+        return self.learning.objective == "whole_sequence" or self.learning.replay > 0
 
     def select(self, state: TempLoraState, indices: Sequence[int]) -> TempLoraState:
         """Some of the episodes, in the given order."""
@@ -212,33 +155,33 @@ class TempLora:
             ValueError: batches differ, ``timesteps`` exceed the model's, or in half precision a gradient is not finite.
         """
         self._check(state, denoiser, past, new, generators)
-        if self.draws == "shared":
+        if self.learning.draws == "shared":
             counted = zip(generators, state.updates, strict=True)
             generators = [torch.Generator(g.device).manual_seed(count) for g, count in counted]
         with torch.inference_mode(False), torch.enable_grad(), self.injector.frozen_base():
             past, new, tokens = (x.detach().clone() for x in (past, new, tokens))
             frames = tuple(extended(*x) for x in zip(state.frames, past, new, strict=bool(state.frames)))
-            start = state.weights if self.begins == "theta" else self.reset(len(past)).weights
+            start = state.weights if self.learning.begins == "theta" else self.reset(len(past)).weights
             theta = self._learnable(start)
             optimizer = self._optimizer(theta, state)
             learned = optimizer.param_groups[0]["params"]
             with self.injector.applied(theta):
-                for _ in range(self.steps):
+                for _ in range(self.learning.steps):
                     loss = self._loss(denoiser, frames, past, new, tokens, generators).sum()
                     found = gradients(loss, learned, SCALES.get(new.dtype))
                     for x, gradient in zip(learned, found, strict=True):
                         x.grad = gradient
                     optimizer.step()
-            moments = self._moments(theta, optimizer) if self.optimizer_state == "keep" else None
+            moments = self._moments(theta, optimizer) if self.learning.optimizer_state == "keep" else None
             weights = theta.map(Tensor.detach)
-            if self.begins == "theta0":
+            if self.learning.begins == "theta0":
                 weights = state.weights.plus(weights, less=start)
         effect = (*state.effect, self.effect(weights, denoiser, new)) if self.measure_effect else state.effect
         return TempLoraState(weights, moments, tuple(u + 1 for u in state.updates), effect, frames)
 
     def _learnable(self, weights: LoraWeights) -> LoraWeights:
         """A copy to learn on. An A that no step changes is shared: snapshots of many episodes hold it once."""
-        if self.optimizer != "normalized":
+        if self.learning.optimizer != "normalized":
             return weights.clone().map(lambda x: x.requires_grad_(True))
         pairs = {
             name: (a.clone() if a.is_inference() else a.detach(), b.detach().clone().requires_grad_(True))
@@ -261,8 +204,10 @@ class TempLora:
             clean = self._windows(frames, clean, new.shape[1], generators)
         each = len(clean) // len(past)
         timesteps, noise = self._draw(clean, [g for g in generators for _ in range(each)])
-        if self.objective == "conditional":
+        if self.learning.objective == "conditional":
             return denoiser.conditional_loss(clean, past.shape[1], timesteps, noise, tokens)
+        if self.learning.objective == "backward":
+            return denoiser.conditional_loss(clean.flip(1), new.shape[1], timesteps, noise)
         return denoiser.sequence_loss(clean, timesteps, noise).view(-1, each).mean(1)
 
     def _windows(
@@ -271,10 +216,12 @@ class TempLora:
         """Sequences ``(B · k, F, C, h, w)`` as long as the ``local`` ones, an episode's k side by side: drawn
         from all of its frames, or the local one and ``replay`` that end before its ``new`` frames."""
         rows: list[Tensor] = []
-        whole, length = self.objective == "whole_sequence", local.shape[1]
+        whole, length = self.learning.objective == "whole_sequence", local.shape[1]
         for seen, sequence, g in zip(frames, local, generators, strict=True):
             last = max(0, len(seen) - length - (0 if whole else new))
-            starts = torch.randint(last + 1, (self.replay + whole,), generator=g, device=g.device).tolist()
+            starts = torch.randint(
+                last + 1, (self.learning.replay + whole,), generator=g, device=g.device
+            ).tolist()
             rows += [] if whole else [sequence]
             rows += [seen[at : at + length] for at in starts]
         return torch.stack(rows)
@@ -315,29 +262,29 @@ class TempLora:
                 f"optimizer_state=keep: episodes after {sorted(set(state.updates))} updates can't learn in one "
                 "batch, for Adam counts its steps; update them apart"
             )
-        if self.timesteps[1] > denoiser.num_train_timesteps:
+        if self.learning.timesteps[1] > denoiser.num_train_timesteps:
             limit = denoiser.num_train_timesteps
             raise ValueError(
-                f"memory timesteps={list(self.timesteps)} exceed the model's {limit}; lower them"
+                f"memory timesteps={list(self.learning.timesteps)} exceed the model's {limit}; lower them"
             )
 
     def _draw(self, clean: Tensor, generators: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
         timesteps, noise = [], []
         for g in generators:
-            timesteps.append(torch.randint(*self.timesteps, (), generator=g, device=g.device))
+            timesteps.append(torch.randint(*self.learning.timesteps, (), generator=g, device=g.device))
             noise.append(torch.randn(clean.shape[1:], generator=g, device=g.device))
         return torch.stack(timesteps).to(clean.device), torch.stack(noise).to(clean)
 
     def _optimizer(self, theta: LoraWeights, state: TempLoraState) -> torch.optim.Optimizer:
-        if self.optimizer == "sgd":
-            return torch.optim.SGD(theta.tensors(), self.learning_rate)
-        if self.optimizer == "normalized":
-            return NormalizedDescent([b for _, b in theta.factors.values()], self.learning_rate)
-        optimizer = torch.optim.Adam(theta.tensors(), self.learning_rate, self.betas)
-        if self.optimizer_state == "keep" and state.moments is not None:
+        if self.learning.optimizer == "sgd":
+            return torch.optim.SGD(theta.tensors(), self.learning.learning_rate)
+        if self.learning.optimizer == "normalized":
+            return NormalizedDescent([b for _, b in theta.factors.values()], self.learning.learning_rate)
+        optimizer = torch.optim.Adam(theta.tensors(), self.learning.learning_rate, self.learning.betas)
+        if self.learning.optimizer_state == "keep" and state.moments is not None:
             first, second = (moment.tensors() for moment in state.moments)
             for x, m, v in zip(theta.tensors(), first, second, strict=True):
-                step = torch.tensor(float(state.updates[0] * self.steps))
+                step = torch.tensor(float(state.updates[0] * self.learning.steps))
                 optimizer.state[x] = {"step": step, "exp_avg": m.clone(), "exp_avg_sq": v.clone()}
         return optimizer
 
@@ -411,8 +358,8 @@ class TempLora:
             return ()
         if len(frames) != batch:
             raise MemoryFileError(
-                f"{where} keeps no earlier frames, which objective={self.objective}, replay={self.replay} "
-                "learn from; save it with the same options"
+                f"{where} keeps no earlier frames, which objective={self.learning.objective}, "
+                f"replay={self.learning.replay} learn from; save it with the same options"
             )
         return tuple(frames)
 
@@ -443,12 +390,12 @@ class TempLora:
         if one.frames:
             files[FRAMES] = {"frames": one.frames[0]}
         options = {
-            "objective": self.objective,
-            "replay": self.replay,
-            "optimizer": self.optimizer,
-            "steps": self.steps,
-            "learning_rate": self.learning_rate,
-            "timesteps": list(self.timesteps),
+            "objective": self.learning.objective,
+            "replay": self.learning.replay,
+            "optimizer": self.learning.optimizer,
+            "steps": self.learning.steps,
+            "learning_rate": self.learning.learning_rate,
+            "timesteps": list(self.learning.timesteps),
         }
         counts = {"updates": one.updates[0], "effect": [float(e) for e in one.effect]}
         manifest = (
@@ -456,7 +403,7 @@ class TempLora:
             | self._identity()
             | options
             | counts
-            | {"optimizer_state": self.optimizer_state}
+            | {"optimizer_state": self.learning.optimizer_state}
         )
         write_folder(
             folder, files, manifest | {"has_moments": one.moments is not None}, self.spec.peft_config()
