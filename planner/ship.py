@@ -65,10 +65,17 @@ def digest(path: Path) -> str:
 
 
 def sources_of(cfg: DictConfig) -> dict[str, Path]:
-    """Part of ``weights/TASK`` -> run directory; the loop's results are named by their memory."""
+    """Part of ``weights/TASK`` -> run directory; the loop's results are named by their memory. What is null stays as it
+    lies there.
+
+    Raises:
+        CommandError: nothing is given.
+    """
     loops = {f"world_model-{memory}": run for memory, run in cfg.slowfast_loop.items() if run}
     given = {"world_model": cfg.world_model, "inverse_dynamics": cfg.inverse_dynamics, **loops}
-    return {part: Path(run) for part, run in given.items()}
+    if not any(given.values()):
+        raise CommandError("nothing to ship; give world_model=, inverse_dynamics= or slowfast_loop.MEMORY=")
+    return {part: Path(run) for part, run in given.items() if run}
 
 
 def forget_origin(folder: Path) -> None:

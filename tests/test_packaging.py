@@ -239,6 +239,17 @@ def test_the_loops_result_is_shipped_beside_the_base_and_shares_its_files(tmp_pa
     assert kept["world_model-temp_lora"] == manifest["world_model-temp_lora"]
     assert kept["sha256"]["world_model-temp_lora/writer/w.bin"] == digest(looped / "writer/w.bin")
 
+    nothing = ["world_model=null", "inverse_dynamics=null"]
+    write_text(tmp_path / "loop/model/unet/w.bin", "finetuned again")
+    ship.run(compose("ship", [*nothing, f"slowfast_loop.temp_lora={tmp_path}/loop"]))  # the loop alone
+    assert (
+        read(looped / "unet/w.bin") == "finetuned again" and read(folder / "world_model/unet/w.bin") == "new"
+    )
+    again = json.loads(read(folder / "manifest.json"))
+    assert all(again[part] == kept[part] for part in ("world_model", "inverse_dynamics"))
+    with pytest.raises(CommandError, match="nothing to ship"):
+        ship.run(compose("ship", nothing))
+
 
 def test_weights_that_are_too_large_or_of_unknown_origin_change_nothing(tmp_path, monkeypatch):
     for part in ("world_model", "inverse_dynamics"):
