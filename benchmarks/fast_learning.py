@@ -137,7 +137,12 @@ def measure(weights: str, rounds: int, batch: int, threads: int, device: str) ->
     memory = TempLora()
     table = compare_chunks(model, memory, rounds)
     paper = TempLora(
-        learning_rate=1e-4, timesteps=(0, 1000), targets="attention", optimizer="adam", draws="own"
+        learning_rate=1e-4,
+        timesteps=(0, 1000),
+        targets="attention",
+        optimizer="adam",
+        begins="theta",
+        draws="own",
     )
     return {
         "one_chunk": {

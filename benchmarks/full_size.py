@@ -136,7 +136,12 @@ def measure(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     )  # fmt: skip
     model = random_model(cfg, settings, device, pick_dtype(args.precision, device))
     memory = TempLora(
-        learning_rate=1e-4, timesteps=(0, 1000), targets="attention", optimizer="adam", draws="own"
+        learning_rate=1e-4,
+        timesteps=(0, 1000),
+        targets="attention",
+        optimizer="adam",
+        begins="theta",
+        draws="own",
     )  # one step of Adam on the attention, as in the paper
     on_gpu = device.type == "cuda"
     figures: dict[str, Any] = {

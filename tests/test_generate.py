@@ -231,8 +231,8 @@ def options(made: Path, run: Path, *more: str) -> list[str]:
     return [
         f"image={made / 'start.png'}", f"actions={made / 'actions.txt'}", f"weights={made / 'model'}",
         f"image_size={SIDE}", "memory.rank=2", "memory.alpha=2", "memory.steps=1", "memory.learning_rate=0.01",
-        "memory.optimizer=adam", "memory.optimizer_state=keep", "memory.targets=attention", "memory.draws=own",
-        "memory.timesteps=[600,1000]",
+        "memory.optimizer=adam", "memory.begins=theta", "memory.optimizer_state=keep", "memory.targets=attention",
+        "memory.draws=own", "memory.timesteps=[600,1000]",
         "device=cpu", f"run_dir={run}", *more,
     ]  # fmt: skip
 

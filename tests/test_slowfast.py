@@ -359,13 +359,13 @@ def test_a_finished_loop_is_a_model_with_its_theta0(finished, base):
 
 def test_weights_remember_how_their_memory_was_written(finished, data, base, tmp_path):
     """What planning gives no option for is as the loop had it; what it gives stands."""
-    told = ("iterations=1", "probe_episodes=0", "memory.begins=theta0", "memory.timesteps=[900,950]")
+    told = ("iterations=1", "probe_episodes=0", "memory.begins=theta", "memory.timesteps=[900,950]")
     assert loop(data, base, tmp_path / "one", *told) == 0
     folder = tmp_path / "one/model"
     kept = json.loads((folder / "memory.json").read_text())["options"]
     assert kept == {
         **TempLora(rank=2, alpha=2).kept(),
-        "begins": "theta0",
+        "begins": "theta",
         "timesteps": [900, 950],
         "betas": [0.9, 0.999],
     }
@@ -378,7 +378,7 @@ def test_weights_remember_how_their_memory_was_written(finished, data, base, tmp
         main("slowfast_loop", run, [f"data={data}", f"weights={folder}", f"run_dir={tmp_path}/two", *options])
     assert json.loads((tmp_path / "two/model/memory.json").read_text())["options"] == kept
     other = WorldModel.from_pretrained(folder, TempLora(objective="conditional", rank=2, alpha=2)).memory
-    assert other.kept()["begins"] == "theta", "another memory's options are none of its own"
+    assert other.kept()["begins"] == "theta0", "another memory's options are none of its own"
     (folder / "memory.json").write_text('{"memory": "temp_lora", "options": {"stride": 3}}')
     with pytest.raises(CheckpointError, match=r"memory.json: .*'stride'; get it again"):
         WorldModel.from_pretrained(folder, TempLora())
@@ -461,9 +461,9 @@ def test_writer_self_leaves_an_earlier_loops_writer(finished, data, tmp_path):
 
 def test_keys_that_tell_places_apart_belong_to_the_model(data, base, tmp_path):
     short = ("iterations=1", "probe_episodes=0")
-    assert loop(data, base, tmp_path / "one", "theta0_keys=places", "memory.begins=theta0", *short) == 0
+    assert loop(data, base, tmp_path / "one", "theta0_keys=places", *short) == 0
     assert loop(data, tmp_path / "one/model", tmp_path / "two", *short) == 0
-    assert loop(data, base, tmp_path / "three", *short) == 0
+    assert loop(data, base, tmp_path / "three", "theta0_keys=random", *short) == 0
     one, two, three = (load_file(tmp_path / n / "model/theta0.safetensors") for n in ("one", "two", "three"))
     assert all(torch.equal(one[k], two[k]) for k in one)
     assert any(not torch.equal(one[k], three[k]) for k in one)
@@ -512,7 +512,7 @@ def test_bad_input_is_one_line(data, base, tmp_path, capsys):
         (["inner=mixed"], "pool=2, inner=mixed, writer=base: earlier inner loops", 2),
         (["writer=self"], "expected pool=1 without", 2),
         (["pool=0"], "pool=0", 2),
-        (["theta0_keys=own_ones"], "theta0_keys=own_ones: expected own or places", 2),
+        (["theta0_keys=own_ones"], "theta0_keys=own_ones: expected random or places", 2),
         (["batch_size=30"], "batch_size=30", 1),
         ([f"data={short}"], "single chunk", 1),
         ([f"data={tmp_path}/absent"], "python -m envs.collect", 1),

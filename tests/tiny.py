@@ -88,7 +88,14 @@ def make_text() -> SentenceEncoder:
     return SentenceEncoder(WIDTH).fit(CAPTIONS)
 
 
-ADAM = {"steps": 4, "timesteps": (600, 1000), "targets": "attention", "optimizer": "adam", "draws": "own"}
+ADAM = {
+    "steps": 4,
+    "timesteps": (600, 1000),
+    "targets": "attention",
+    "optimizer": "adam",
+    "begins": "theta",
+    "draws": "own",
+}
 """Options under which fast learning is what the paper writes down: several steps of Adam, an episode's own noise."""
 
 

@@ -34,7 +34,7 @@ from world_model.diffusion import Diffusion
 from world_model.launch import accelerator_on, main_first, wait
 from world_model.memory.keys import place_keys
 from world_model.memory.temp_lora import TempLora
-from world_model.model import WorldModel, fingerprint
+from world_model.model import THETA0, WorldModel, fingerprint
 from world_model.objective import Objective
 from world_model.pretrain import measured_pairs, next_chunk_metrics, opened
 from world_model.slowfast import (
@@ -212,13 +212,15 @@ def planned_batches(cfg: DictConfig, model: WorldModel, footage: Footage) -> Epi
 
 def slowfast_loop(
     cfg: DictConfig,
+    base: Path,
     model: WorldModel,
     run_dir: RunDir,
     accelerator: Accelerator,
     footage: Footage,
     batches: EpisodeBatches,
 ) -> Path:
-    """Run, or go on with, the loop from ``model`` in ``run_dir``; returns the finished one's folder."""
+    """Run, or go on with, the loop from ``model``, opened from ``base``, in ``run_dir``; returns the finished one's
+    folder."""
     for chunks, count in batches.left_out.items():
         accelerator.print(
             f"left out: {count} episodes of {chunks} chunks, fewer than batch_size={cfg.batch_size}"
@@ -227,7 +229,7 @@ def slowfast_loop(
         LatentEpisodes(footage, model.autoencoder, episodes, run_dir / "latents" / name, accelerator)
         for name, episodes in zip(("training", "held_out"), held_out_split(footage), strict=True)
     )
-    if cfg.theta0_keys == "places":
+    if cfg.theta0_keys == "places" and not (base / THETA0).is_file():
         write_under_places(model, data.latents[0].shape[1:])
     begin = time.monotonic()
     train_loop(cfg, model, data, held_out, batches, run_dir / "training", accelerator)
@@ -255,8 +257,8 @@ def check_options(cfg: DictConfig) -> None:
         integer(cfg, key, 0)
     if cfg.inner not in ("ground_truth", "generated", "mixed"):
         raise OptionError(f"inner={cfg.inner}: expected ground_truth, generated or mixed")
-    if cfg.theta0_keys not in ("own", "places"):
-        raise OptionError(f"theta0_keys={cfg.theta0_keys}: expected own or places")
+    if cfg.theta0_keys not in ("random", "places"):
+        raise OptionError(f"theta0_keys={cfg.theta0_keys}: expected random or places")
     if cfg.writer not in ("base", "self"):
         raise OptionError(f"writer={cfg.writer}: expected base or self")
     if cfg.pool > 1 and (cfg.inner, cfg.writer) != ("ground_truth", "base"):
@@ -288,7 +290,7 @@ def run(cfg: DictConfig) -> None:
         if accelerator.is_main_process:
             name, count = device_name(accelerator.device), accelerator.num_processes
             record_origin(run_dir.path, "world_model.slowfast_loop", name, count)
-        folder = slowfast_loop(cfg, model, run_dir, accelerator, footage, batches)
+        folder = slowfast_loop(cfg, base, model, run_dir, accelerator, footage, batches)
     accelerator.print(json.dumps(read_json(folder / "metrics.json")))
     memory = hydra.utils.instantiate(cfg.memory).name
     accelerator.print(

@@ -49,7 +49,7 @@ class FastLearning:
     """
 
     steps: int = 1
-    learning_rate: float = 6e-3
+    learning_rate: float = 2e-3
     timesteps: tuple[int, int] = (990, 1000)
     rank: int = 32
     alpha: int = 32
@@ -59,7 +59,7 @@ class FastLearning:
     optimizer: Literal["adam", "sgd", "normalized"] = "normalized"
     optimizer_state: Literal["reset", "keep"] = "reset"
     betas: tuple[float, float] = (0.9, 0.999)
-    begins: Literal["theta", "theta0"] = "theta"
+    begins: Literal["theta", "theta0"] = "theta0"
     draws: Literal["own", "shared"] = "shared"
 
     def __post_init__(self) -> None:
