@@ -88,7 +88,7 @@ weights: $(VENV)/.installed
 SMALL = $(RUNS)/make_loop/$(TASK)
 loop: $(VENV)/.installed
 	$(PY) -m envs.collect task=$(TASK) episodes=96 path=$(SMALL)/data
-	$(PY) -m world_model.slowfast_loop task=$(TASK) data=$(SMALL)/data iterations=8 batch_size=8 every=2 \
+	$(PY) -m world_model.slowfast_loop task=$(TASK) data=$(SMALL)/data iterations=8 outer.steps=12 batch_size=8 every=2 \
 	  probe_episodes=2 run_dir=$(SMALL)/loop
 	$(PY) -m planner.evaluate task=$(TASK) episodes=6 chunks=20 batch_size=6 \
 	  "rows=[do_nothing,no_memory,temp_lora_no_loop,full]" loop_weights.temp_lora=$(SMALL)/loop/model \

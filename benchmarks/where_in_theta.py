@@ -8,7 +8,7 @@ mean start) stands beside. ``--chunks 1`` asks what was written, more of them wh
 The same map is fitted to the UNet's middle activations at one fixed input under each Θ: what Φ can read.
 And without any map: what Θ changes in the frame that Φ predicts from noise alone, held against the episodes' first
 frames, both less their mean over the episodes. ``recall`` is the cosine with the episode's own, ``found`` the share
-whose own is the nearest of all. ``--keys places`` writes under keys that tell places apart (memory/keys.py).
+whose own is the nearest of all. ``--keys discriminant`` writes under keys that tell places apart (memory/keys.py).
 Options of :class:`~world_model.memory.temp_lora.TempLora` are given as ``key=value``.
 """
 
@@ -37,7 +37,7 @@ from world_model.memory.lora import LoraWeights
 from world_model.memory.temp_lora import TempLora
 from world_model.model import WorldModel
 from world_model.slowfast import inner_loop
-from world_model.slowfast_loop import write_under_places
+from world_model.slowfast_loop import write_under_telling_keys
 
 NOISE = 0.96  # of all timesteps: where sampling decides what will stand where
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -190,9 +190,9 @@ def measure(
         raise ValueError(f"--chunks {chunks}: only {len(indices)} episodes are longer; lower it")
     chosen, count = [dataset[i] for i in indices], len(indices)
     latents = LatentEpisodes(dataset, model.autoencoder, indices)
+    if keys == "discriminant":
+        write_under_telling_keys(model, latents)
     latents.segments = [s[: chunks + 1] for s in latents.segments]
-    if keys == "places":
-        write_under_places(model, latents.latents[0].shape[1:])
     written = thetas(model, latents, chunks, batch)
     recall, found = likeness(written.recalled, torch.stack([x[0].float() for x in latents.latents]))
     objects = [n for n in chosen[0].names if n != "gripper"]
@@ -234,7 +234,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--chunks", type=int, default=1, help="how many are learned before (default 1)")
     parser.add_argument("--batch", type=int, default=32, help="episodes at once (default 32)")
     parser.add_argument(
-        "--keys", choices=("own", "places"), default="own", help="Θ₀'s A (default: the weights')"
+        "--keys", choices=("own", "discriminant"), default="own", help="Θ₀'s A (default: the weights')"
     )
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     args = parser.parse_args(argv)

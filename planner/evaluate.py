@@ -14,6 +14,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import hydra
 from omegaconf import DictConfig, open_dict
 
 from planner.baselines import has_row
@@ -96,8 +97,8 @@ def run(cfg: DictConfig) -> None:
     with open_dict(cfg):
         cfg.memory, cfg.condition_on, cfg.instruction = cfg.memories.none, "imagined", None
     with run_dir.withdrawn_on_error():
+        seeds = held_out_seeds(hydra.utils.instantiate(cfg.task).heldout_seeds, cfg.seed, cfg.episodes)
         parts = assemble(cfg, 1)
-    seeds = held_out_seeds(parts.task.heldout_seeds, cfg.seed, cfg.episodes)
     for row in asked:
         if row.name in BASELINES and not has_row(parts.task, row.name):
             print(f"row {row.name} left out: task={parts.task.name} has none")

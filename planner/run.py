@@ -341,8 +341,8 @@ def run(cfg: DictConfig) -> None:
         print(f"finished already (fresh=true runs it again)\n{said}")
         return
     with run_dir.withdrawn_on_error():
+        seeds = held_out_seeds(hydra.utils.instantiate(cfg.task).heldout_seeds, cfg.seed, episodes)
         parts = opened(cfg, min(count, episodes))
-        seeds = held_out_seeds(parts.task.heldout_seeds, cfg.seed, episodes)
         start = Path(cfg.load_memory) if cfg.load_memory else None
         save = run_dir / "memory" if cfg.save_memory else None
         stages.end("load")

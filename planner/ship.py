@@ -18,7 +18,7 @@ from tasks.commands import ROOT, CommandError, main
 from tasks.files import read_json, write_json
 from tasks.provenance import ORIGIN, commit
 from tasks.shipped import weights_folder
-from world_model.model import SETTINGS, WRITER
+from world_model.model import MEMORY, SETTINGS, WRITER
 
 LIMIT_MB = 25
 GOES_ON_FROM = ("autoencoder.path", "model.pretrained", "weights")  # options that name an earlier run's model
@@ -71,7 +71,7 @@ def sources_of(cfg: DictConfig) -> dict[str, Path]:
     Raises:
         CommandError: nothing is given.
     """
-    loops = {f"world_model-{memory}": run for memory, run in cfg.slowfast_loop.items() if run}
+    loops = {f"world_model-{memory}": run for memory, run in (cfg.slowfast_loop or {}).items() if run}
     given = {"world_model": cfg.world_model, "inverse_dynamics": cfg.inverse_dynamics, **loops}
     if not any(given.values()):
         raise CommandError("nothing to ship; give world_model=, inverse_dynamics= or slowfast_loop.MEMORY=")
@@ -127,6 +127,8 @@ def stage(part: str, source: Path, staged: Path, cfg: DictConfig) -> dict[str, A
         record["trained"] = said
     if (settings := model / SETTINGS).is_file():  # as shipped; options are those of the training
         record["settings"] = read_json(settings)
+    if (memory := model / MEMORY).is_file():
+        record["memory"] = read_json(memory)
     shutil.rmtree(staged / part, ignore_errors=True)
     shutil.copytree(model, staged / part, ignore=shutil.ignore_patterns("metrics.json"))
     forget_origin(staged / part)

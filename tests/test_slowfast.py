@@ -374,13 +374,21 @@ def test_weights_remember_how_their_memory_was_written(finished, data, base, tmp
     shuffled = WorldModel.from_pretrained(folder, Shuffled(TempLora())).memory
     assert shuffled.memory.kept() == TempLora(**kept).kept() and shuffled.name == "shuffled temp_lora"
     options = [o for o in TINY if not o.startswith("memory.")]
-    with pytest.raises(SystemExit):  # the next pass goes on with them
+    with pytest.raises(SystemExit, match="0"):  # the next pass goes on with them
         main("slowfast_loop", run, [f"data={data}", f"weights={folder}", f"run_dir={tmp_path}/two", *options])
     assert json.loads((tmp_path / "two/model/memory.json").read_text())["options"] == kept
     other = WorldModel.from_pretrained(folder, TempLora(objective="conditional", rank=2, alpha=2)).memory
     assert other.kept()["begins"] == "theta0", "another memory's options are none of its own"
+    with pytest.raises(ValueError, match=r"optimizer_state=keep, optimizer=normalized") as error:
+        WorldModel.from_pretrained(folder, TempLora(optimizer_state="keep"))
+    assert "get it again" not in str(error.value), "it is not the file that is at fault"
+    version = WorldModel.from_pretrained(folder).version
     (folder / "memory.json").write_text('{"memory": "temp_lora", "options": {"stride": 3}}')
+    assert WorldModel.from_pretrained(folder).version != version, "its runs are others"
     with pytest.raises(CheckpointError, match=r"memory.json: .*'stride'; get it again"):
+        WorldModel.from_pretrained(folder, TempLora())
+    (folder / "memory.json").unlink()
+    with pytest.raises(CheckpointError, match=r"holds theta0.safetensors without memory.json"):
         WorldModel.from_pretrained(folder, TempLora())
 
 
@@ -388,6 +396,7 @@ def test_the_loop_leaves_what_is_written_as_it_was(finished, base, episodes):
     """Θ of the finished model is the base's, read by another Φ; without the writer it would not be."""
     models = {n: WorldModel.from_pretrained(n, TempLora(rank=2, alpha=2)) for n in (base, finished / "model")}
     looped = models[finished / "model"]
+    models[base].use_memory(TempLora(rank=2, alpha=2, steps=1), looped.theta0)
     written = [inner_loop(m, episodes, [1, 3], "ground_truth", 0, 0).states[2] for m in models.values()]
     assert float(written[0].weights.distance(written[1].weights).max()) == 0
     unet = load_file(base / "unet/diffusion_pytorch_model.safetensors")
@@ -461,11 +470,18 @@ def test_writer_self_leaves_an_earlier_loops_writer(finished, data, tmp_path):
 
 def test_keys_that_tell_places_apart_belong_to_the_model(data, base, tmp_path):
     short = ("iterations=1", "probe_episodes=0")
-    assert loop(data, base, tmp_path / "one", "theta0_keys=places", *short) == 0
+    assert loop(data, base, tmp_path / "one", "theta0_keys=discriminant", *short) == 0
     assert loop(data, tmp_path / "one/model", tmp_path / "two", *short) == 0
     assert loop(data, base, tmp_path / "three", "theta0_keys=random", *short) == 0
     one, two, three = (load_file(tmp_path / n / "model/theta0.safetensors") for n in ("one", "two", "three"))
     assert all(torch.equal(one[k], two[k]) for k in one)
+    again = (
+        "theta0_keys=discriminant",
+        *short,
+    )  # Φ has learned to read what is written under the keys it has
+    assert loop(data, tmp_path / "three/model", tmp_path / "four", *again) == 0
+    four = load_file(tmp_path / "four/model/theta0.safetensors")
+    assert all(torch.equal(three[k], four[k]) for k in three)
     assert any(not torch.equal(one[k], three[k]) for k in one)
 
 
@@ -512,7 +528,7 @@ def test_bad_input_is_one_line(data, base, tmp_path, capsys):
         (["inner=mixed"], "pool=2, inner=mixed, writer=base: earlier inner loops", 2),
         (["writer=self"], "expected pool=1 without", 2),
         (["pool=0"], "pool=0", 2),
-        (["theta0_keys=own_ones"], "theta0_keys=own_ones: expected random or places", 2),
+        (["theta0_keys=own_ones"], "theta0_keys=own_ones: expected random or discriminant", 2),
         (["batch_size=30"], "batch_size=30", 1),
         ([f"data={short}"], "single chunk", 1),
         ([f"data={tmp_path}/absent"], "python -m envs.collect", 1),

@@ -30,6 +30,7 @@ from world_model.autoencoder import FrameAutoencoder
 from world_model.diffusion import PASSES, Announced, Diffusion
 from world_model.memory.adapter import load_theta0, save_theta0, write_safetensors
 from world_model.memory.base import AnyMemory, Denoiser, Sizes, WritesItsWay
+from world_model.memory.fast_learning import FastLearning
 from world_model.memory.history import episode_folder, save_chunk
 from world_model.memory.lora import LoraInjector, LoraWeights
 from world_model.memory.none import NoMemory
@@ -396,11 +397,12 @@ class WorldModel:
         self.text.save_pretrained(folder)
         if self.theta0 is not None:
             save_theta0(folder / THETA0, self.theta0)
-        kept = {"options": self.memory.kept()} if isinstance(self.memory, WritesItsWay) else {}
+        kept = self.memory.kept() if isinstance(self.memory, WritesItsWay) else {}
         if self.memory.module is not None:
             write_safetensors(folder / MODULE, self.memory.module.state_dict())
         if self.memory.module is not None or kept:
-            write_json(folder / MEMORY, {"memory": self.memory.name, **kept})
+            kind = self.memory.name.split()[-1]  # what is shuffled is itself
+            write_json(folder / MEMORY, {"memory": kind, **({"options": kept} if kept else {})})
         write_json(folder / SETTINGS, asdict(self.settings) | ({"writer": True} if self.writer else {}))
 
     @classmethod
@@ -417,6 +419,7 @@ class WorldModel:
 
         Args:
             folder: or a Hub id, ``ORG/NAME`` or ``ORG/NAME@REVISION``; see :mod:`tasks.hub`.
+            memory: the model's own is a copy where its weights say how it is written: ``model.memory``.
             untrained_memory: a memory's own module may start untrained, where the folder holds none.
             changes: settings to use instead of the stored ones, such as ``sampling_steps``.
 
@@ -522,14 +525,25 @@ def stored_memory(folder: Path) -> tuple[str | None, dict[str, Any]]:
 
 def as_trained(memory: AnyMemory, folder: Path) -> AnyMemory:
     """The memory; Temp-LoRA with the options that the weights in ``folder`` were trained with, where it was given
-    none. Raises CheckpointError: they can't be read."""
-    kind, kept = stored_memory(folder)
-    if not (kept and isinstance(memory, WritesItsWay) and memory.name.split()[-1] == kind):
+    none.
+
+    Raises:
+        CheckpointError: they can't be read, or are missing.
+        ValueError: they don't go together with those that it was given.
+    """
+    if not isinstance(memory, WritesItsWay):
         return memory
+    kind, kept = stored_memory(folder)
+    if kind is None and (folder / THETA0).is_file():
+        raise CheckpointError(
+            f"{folder} holds {THETA0} without {MEMORY}, which says how Θ is written; get it again"
+        )
+    kept = kept if memory.name.split()[-1] == kind else {}
     try:
-        return memory.as_trained(kept)
+        FastLearning(**kept).check()
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{folder / MEMORY}: {error}; get it again") from None
+    return memory.as_trained(kept)
 
 
 def load_module(folder: Path, memory: AnyMemory) -> None:
@@ -538,7 +552,7 @@ def load_module(folder: Path, memory: AnyMemory) -> None:
     Raises:
         CheckpointError: none there, another kind's, damaged, or of other options.
     """
-    kind, _ = stored_memory(folder)
+    kind = stored_memory(folder)[0] if (folder / MODULE).is_file() else None
     if kind != memory.name:
         found = "no memory's own weights" if kind is None else f"those of memory={kind}"
         raise CheckpointError(
@@ -567,10 +581,11 @@ def copied(module: nn.Module, dtype: torch.dtype) -> Any:
 
 
 def fingerprint(folder: Path) -> str:
-    """First 8 hex digits of the sha256 over the weights' files, without variants such as ``model.fp16.safetensors``."""
+    """First 8 hex digits of the sha256 over the weights' files, without variants such as ``model.fp16.safetensors``,
+    and over how their memory is written."""
     digest = hashlib.sha256()
     found = [Path(root) / name for root, _, names in os.walk(folder, followlinks=True) for name in names]
-    for path in sorted(p for p in found if p.suffixes == [".safetensors"]):
+    for path in sorted(p for p in found if p.suffixes == [".safetensors"] or p.name == MEMORY):
         with path.open("rb") as file:
             while part := file.read(1 << 24):  # the largest has gigabytes
                 digest.update(part)

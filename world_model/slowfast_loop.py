@@ -32,7 +32,7 @@ from world_model.data.footage import Footage, inlined
 from world_model.device import device_name, pick_device
 from world_model.diffusion import Diffusion
 from world_model.launch import accelerator_on, main_first, wait
-from world_model.memory.keys import place_keys
+from world_model.memory.keys import content_keys, place_keys
 from world_model.memory.temp_lora import TempLora
 from world_model.model import THETA0, WorldModel, fingerprint
 from world_model.objective import Objective
@@ -46,7 +46,9 @@ from world_model.slowfast import (
     memory_use,
 )
 from world_model.train_autoencoder import held_out_split
-from world_model.training import Learner, Log, check_launch, train
+from world_model.training import Learner, Log, check_launch, generator, train
+
+MANY = 16  # inner loops that D_s holds where nothing is said
 
 
 def share_of(count: int, accelerator: Accelerator) -> slice:
@@ -147,7 +149,7 @@ def train_loop(
         cfg.outer.steps,
         cfg.seed,
         share_of(cfg.batch_size, accelerator),
-        cfg.pool,
+        pool_of(cfg),
     )
     every = cfg.every * cfg.outer.steps
     quiet = Objective(model.diffusion, model.text, cfg.outer)
@@ -185,12 +187,26 @@ def model_to_train(cfg: DictConfig, base: Path, device: torch.device) -> WorldMo
     return model
 
 
-def write_under_places(model: WorldModel, latent: Sequence[int]) -> None:
-    """Give the model a Θ₀ whose A tell places apart, for latents ``(C, h, w)``; one without low-rank weights stays."""
-    memory = model.memory
-    if isinstance(memory, TempLora):
-        shape = (model.settings.context_frames, *latent)
-        model.use_memory(memory, place_keys(memory.injector, model.writing, shape, memory.learning.timesteps))
+def write_under_telling_keys(model: WorldModel, data: LatentEpisodes, chunks: int = 64) -> None:
+    """Give the model a Θ₀ whose A tell apart places or, with ``objective=backward``, what is seen in chunks drawn from
+    the data. One without Temp-LoRA stays, and one whose steps change A as well."""
+    memory, settings = model.memory, model.settings
+    if not isinstance(memory, TempLora) or memory.learning.optimizer != "normalized":
+        return
+    timesteps = memory.learning.timesteps
+    if memory.learning.objective == "backward":
+        new = settings.chunk_frames
+        drawn = data.draw(chunks, settings.context_frames - new, new, generator(0, 0))
+        keys = content_keys(memory.injector, model.writing, drawn.clean.flip(1), new, timesteps)
+    else:
+        shape = (settings.context_frames, *data.latents[0].shape[1:])
+        keys = place_keys(memory.injector, model.writing, shape, timesteps)
+    model.use_memory(memory, keys)
+
+
+def pool_of(cfg: DictConfig) -> int:
+    """How many inner loops D_s holds; null takes many where an earlier one stays what it was."""
+    return cfg.pool or (MANY if (cfg.inner, cfg.writer) == ("ground_truth", "base") else 1)
 
 
 def lengths_of(cfg: DictConfig) -> list[int] | None:
@@ -229,8 +245,8 @@ def slowfast_loop(
         LatentEpisodes(footage, model.autoencoder, episodes, run_dir / "latents" / name, accelerator)
         for name, episodes in zip(("training", "held_out"), held_out_split(footage), strict=True)
     )
-    if cfg.theta0_keys == "places" and not (base / THETA0).is_file():
-        write_under_places(model, data.latents[0].shape[1:])
+    if cfg.theta0_keys == "discriminant" and not (base / THETA0).is_file():
+        write_under_telling_keys(model, data)
     begin = time.monotonic()
     train_loop(cfg, model, data, held_out, batches, run_dir / "training", accelerator)
     folder = run_dir / "model"
@@ -251,17 +267,19 @@ def slowfast_loop(
 
 def check_options(cfg: DictConfig) -> None:
     """OptionError for a value outside its range."""
-    for key in ("iterations", "every", "batch_size", "pool", "outer.steps", "held_out_chunks"):
+    for key in ("iterations", "every", "batch_size", "outer.steps", "held_out_chunks"):
         integer(cfg, key, 1)
     for key in ("probe_episodes", "seed"):
         integer(cfg, key, 0)
     if cfg.inner not in ("ground_truth", "generated", "mixed"):
         raise OptionError(f"inner={cfg.inner}: expected ground_truth, generated or mixed")
-    if cfg.theta0_keys not in ("random", "places"):
-        raise OptionError(f"theta0_keys={cfg.theta0_keys}: expected random or places")
+    if cfg.theta0_keys not in ("random", "discriminant"):
+        raise OptionError(f"theta0_keys={cfg.theta0_keys}: expected random or discriminant")
     if cfg.writer not in ("base", "self"):
         raise OptionError(f"writer={cfg.writer}: expected base or self")
-    if cfg.pool > 1 and (cfg.inner, cfg.writer) != ("ground_truth", "base"):
+    if cfg.pool is not None:
+        integer(cfg, "pool", 1)
+    if pool_of(cfg) > 1 and (cfg.inner, cfg.writer) != ("ground_truth", "base"):
         raise OptionError(
             f"pool={cfg.pool}, inner={cfg.inner}, writer={cfg.writer}: earlier inner loops stay what they were only "
             "with inner=ground_truth and writer=base; expected pool=1 without"

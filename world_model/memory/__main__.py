@@ -91,6 +91,7 @@ def compare(a: Path, b: Path, cfg: DictConfig) -> list[str]:
     )
     folder = weights_folder(cfg.weights, cfg.task.name, "world_model", memory.name)
     model = WorldModel.from_pretrained(folder, cast(AnyMemory, memory), pick_device(cfg.device))
+    memory = cast(TempLora, model.memory)
     memory.require({key: of_a[key] for key in IDENTITY}, f"{a} against weights={folder}")
     weights = [w.to(model.device) for w in (theta_a, theta_b)]
     memory.injector.check(weights[0])

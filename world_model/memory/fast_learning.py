@@ -65,7 +65,8 @@ class FastLearning:
     def __post_init__(self) -> None:
         low, high = self.timesteps
         object.__setattr__(self, "timesteps", (low, high))
-        object.__setattr__(self, "betas", (self.betas[0], self.betas[1]))
+        first, second = self.betas
+        object.__setattr__(self, "betas", (first, second))
         if not isinstance(self.targets, str):
             object.__setattr__(self, "targets", tuple(self.targets))
         if self.steps < 1 or self.learning_rate <= 0:
@@ -76,14 +77,12 @@ class FastLearning:
             raise ValueError(f"timesteps={[low, high]}: expected 0 <= low < high")
         if self.objective not in NAMES:
             raise ValueError(f"objective={self.objective!r}: expected {', '.join(NAMES)}")
-        if self.replay < 0 or (self.replay and self.objective in ("conditional", "backward")):
+        if self.replay < 0:
+            raise ValueError(f"replay={self.replay}: expected 0 or more")
+        if self.begins not in ("theta", "theta0") or self.draws not in ("own", "shared"):
             raise ValueError(
-                f"replay={self.replay}, objective={self.objective}: expected 0 or more, and 0 with conditional and "
-                "backward"
+                f"begins={self.begins!r}, draws={self.draws!r}: expected theta or theta0, own or shared"
             )
-        self._check_steps()
-
-    def _check_steps(self) -> None:
         if self.optimizer not in ("adam", "sgd", "normalized") or self.optimizer_state not in (
             "reset",
             "keep",
@@ -92,17 +91,17 @@ class FastLearning:
                 f"optimizer={self.optimizer!r}, optimizer_state={self.optimizer_state!r}: expected adam, sgd or "
                 "normalized, reset or keep"
             )
-        if self.optimizer != "adam" and self.optimizer_state == "keep":
-            raise ValueError(f"optimizer_state=keep: {self.optimizer} has no state; expected reset with it")
-        if self.begins not in ("theta", "theta0") or (
-            self.begins == "theta0" and self.optimizer_state == "keep"
-        ):
+
+    def check(self) -> None:
+        """ValueError for options that don't go together. Apart from the ranges, because some of them may come from the
+        weights."""
+        if self.optimizer_state == "keep" and (self.optimizer != "adam" or self.begins == "theta0"):
             raise ValueError(
-                f"begins={self.begins!r}, optimizer_state={self.optimizer_state}: expected theta, or theta0 with "
-                "optimizer_state=reset"
+                f"optimizer_state=keep, optimizer={self.optimizer}, begins={self.begins}: only Adam has a state, and "
+                "only steps that begin at theta go on with it"
             )
-        if self.draws not in ("own", "shared"):
-            raise ValueError(f"draws={self.draws!r}: expected own or shared")
+        if self.replay and self.objective in ("conditional", "backward"):
+            raise ValueError(f"replay={self.replay}, objective={self.objective}: expected 0 with it")
 
     @property
     def name(self) -> str:

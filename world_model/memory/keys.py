@@ -9,7 +9,8 @@ draw. It needs no data, only the network: there is nothing but noise in these x.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +45,55 @@ class Moments:
         return mean, apart.T @ apart / len(means), second - means.T @ means / len(means)
 
 
+@contextmanager
+def recorded(injector: LoraInjector, take: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """Hands ``take`` the inputs of each of the injector's layers, by their names."""
+
+    def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda layer, inputs: take(name, inputs[0])
+
+    hooks = [layer.register_forward_pre_hook(hook(name)) for name, layer in injector.layers.items()]
+    try:
+        yield
+    finally:
+        for one in hooks:
+            one.remove()
+
+
+@torch.no_grad()
+def content_keys(
+    injector: LoraInjector,
+    denoiser: Denoiser,
+    clean: Tensor,
+    past_frames: int,
+    timesteps: tuple[int, int],
+    at_once: int = 8,
+    seed: int = 0,
+) -> LoraWeights:
+    """Θ₀ ``(1, …)`` whose A tell apart what is seen; B is zero. As :func:`place_keys`, for an objective with a clean
+    past.
+
+    Args:
+        clean: ``(N, F, C, h, w)`` latents of the data, in the order in which fast learning learns them.
+        past_frames: how many of them stay clean.
+    """
+    like = next(injector.unet.parameters())
+    moments = {name: Moments() for name in injector.layers}
+    generator = torch.Generator().manual_seed(seed)
+    with recorded(injector, lambda name, x: moments[name].add(x.reshape(-1, 1, x.shape[-1]))):
+        for some in clean.split(at_once):
+            t = torch.randint(*timesteps, (len(some),), generator=generator).to(like.device)
+            noise = torch.randn(some.shape, generator=generator).to(like)
+            denoiser.conditional_loss(some.to(like), past_frames, t, noise)
+
+    def telling(found: Moments, random: Tensor) -> Tensor:
+        mean, _, apart = found.parts()  # each vector stands alone: all that differs is told
+        return _telling(mean, apart, torch.zeros_like(apart), random)
+
+    initial = injector.initial(seed).factors.items()
+    return LoraWeights({name: (telling(moments[name], a), b) for name, (a, b) in initial})
+
+
 @torch.no_grad()
 def place_keys(
     injector: LoraInjector,
@@ -67,35 +117,28 @@ def place_keys(
     like = next(injector.unet.parameters())
     moments = {name: Moments() for name in injector.layers}
 
-    def recorder(name: str):
-        def record(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            moments[name].add(inputs[0].reshape(count, -1, inputs[0].shape[-1]))
-
-        return record
-
     generator = torch.Generator().manual_seed(seed)
-    hooks = [layer.register_forward_pre_hook(recorder(name)) for name, layer in injector.layers.items()]
-    try:
+
+    def take(name: str, x: Tensor) -> None:
+        moments[name].add(x.reshape(count, -1, x.shape[-1]))
+
+    with recorded(injector, take):
         for at in range(0, draws, at_once):
             count = min(at_once, draws - at)
             t = torch.randint(*timesteps, (count,), generator=generator).to(like.device)
             noise = torch.randn((count, *shape), generator=generator).to(like)
             denoiser.sequence_loss(torch.zeros_like(noise), t, noise)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return LoraWeights(
         {
-            name: (_telling(moments[name], a), b)
+            name: (_telling(*moments[name].parts(), a), b)
             for name, (a, b) in injector.initial(seed).factors.items()
         }
     )  # fmt: skip
 
 
-def _telling(moments: Moments, random: Tensor) -> Tensor:
+def _telling(mean: Tensor, between: Tensor, within: Tensor, random: Tensor) -> Tensor:
     """A ``(1, r, in)``: the directions with the largest ratio of the variance between places to that within them, each
     scaled so that its keys have variance 1, the largest first; ``random`` where places do not differ."""
-    mean, between, within = moments.parts()
     if between.trace() <= FAINT * (between.trace() + within.trace() + mean.square().sum()):
         return random
     variance = (between + within).diag().mean()

@@ -46,7 +46,7 @@ class TempLora:
             trained with (:meth:`as_trained`), else that class's defaults.
 
     Raises:
-        ValueError: an option outside its range.
+        ValueError: an option outside its range; those that don't go together are told by :meth:`bind`.
         TypeError: an unknown one.
     """
 
@@ -65,15 +65,23 @@ class TempLora:
         return asdict(self.learning)
 
     def as_trained(self, kept: Mapping[str, Any]) -> TempLora:
-        """This memory with the :meth:`kept` options of another, where it was given none. Raises as the class."""
-        return TempLora(self.measure_effect, **{**kept, **self.given})
+        """This memory with the :meth:`kept` options of another, where it was given none.
+
+        Raises:
+            ValueError, TypeError: an unknown option, one out of range, or some that don't go together.
+        """
+        trained = TempLora(self.measure_effect, **{**kept, **self.given})
+        trained.learning.check()
+        return trained
 
     def bind(self, injector: LoraInjector | None, theta0: LoraWeights | None, sizes: Sizes) -> None:
         """Meet the model's injector and its Θ₀ ``(1, …)``.
 
         Raises:
-            ValueError: either is missing, or they were made with another rank, alpha or targets.
+            ValueError: either is missing, they were made with another rank, alpha or targets, or options don't go
+                together.
         """
+        self.learning.check()
         if injector is None or theta0 is None:
             raise ValueError(
                 f"memory={self.name} needs the model's low-rank weights; make them with memory.spec"

@@ -170,7 +170,7 @@ def recorded_clips(
     """
     env = factory(cfg, "env")(task=task)
     record: Record = hydra.utils.instantiate(cfg.record)
-    seeds = held_out_seeds(task.heldout_seeds, cfg.seed, SEEDS_APART)
+    seeds = held_out_seeds(task.heldout_seeds, cfg.seed, min(SEEDS_APART, len(task.heldout_seeds)))
     layouts = (task.layout(s) for s in seeds)
     fitting = (x for x in layouts if long_enough(len(x.plan), task.chunk_frames, cfg.frames))
     env_class: Any = hydra.utils.get_class(cfg.env._target_)

@@ -77,7 +77,13 @@ SAID = {
     "interpolated": "halfway between caption and synonym",
     "composed": "two actions in one caption",
 }
-ADAM = {"optimizer": "adam", "steps": 4, "timesteps": [600, 1000], "draws": "own"}  # what the rates are of
+ADAM = {
+    "optimizer": "adam",
+    "begins": "theta",
+    "steps": 4,
+    "timesteps": [600, 1000],
+    "draws": "own",
+}  # what the rates are of
 GRIDS = {  # ranks and learning rates: of table 6 50 times the paper's, of table 8 the paper's
     6: ((16, 32, 64), (5e-2, 5e-3, 5e-4)),
     8: ((16, 32, 64, 128), (1e-3, 5e-4, 1e-4, 5e-5, 1e-5)),
