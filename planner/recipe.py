@@ -64,6 +64,10 @@ class Stage:
         given = {**self.given, **options}
         return replace(self, options=tuple(f"{name}={value}" for name, value in given.items()))
 
+    def without(self, beginning: str) -> Stage:
+        """The same without options whose names begin so."""
+        return replace(self, options=tuple(o for o in self.options if not o.startswith(beginning)))
+
     def command(self, task: str, processes: int, trial: bool) -> list[str]:
         """The command line, without the interpreter."""
         launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
@@ -115,6 +119,8 @@ class Training:
         apart = SEEDS_APART * (self.number - 1)
         its = [stage.at(self.places(places)) for stage in loop]
         its = [s.told(memory=self.memory, seed=int(s.given.get("seed", 0)) + apart) for s in its]
+        if self.memory != SHIPPED:
+            its = [s.without("memory.") for s in its]
         return [its[0].told(weights=f"{places['weights']}/{places['task']}/world_model"), *its[1:]]
 
 

@@ -29,6 +29,7 @@ from world_model.memory.base import AnyMemory, MemoryFileError, Sizes
 from world_model.memory.context import Context
 from world_model.memory.fast_learning import NAMES
 from world_model.memory.first_frame import FirstFrame
+from world_model.memory.keys import content_keys, recorded
 from world_model.memory.lora import LoraWeights, tensors_sha256
 from world_model.memory.none import NoMemory
 from world_model.memory.oracle import Oracle
@@ -448,6 +449,29 @@ def test_normalized_steps_have_one_length_and_leave_a_to_all_episodes(model):
             else:
                 assert not b[episode].any()
     assert float(even.norm().min()) > 0
+
+
+def test_content_keys_leave_out_what_is_everywhere(model):
+    """Of what x is, a random A keeps mostly the part that all inputs share."""
+    memory = attached(model, TempLora(**SMALL, objective="backward"))
+    random = memory.theta0
+    made = content_keys(memory.injector, model.diffusion, latents(16, 4, seed=5).double(), 2, (990, 1000))
+    found: dict[str, list[Tensor]] = {name: [] for name in made.factors}
+    t, (clean, noise) = torch.full((8,), 995), latents(16, 4, seed=6).double().split(8)
+    with torch.no_grad(), recorded(memory.injector, lambda name, x: found[name].append(x.flatten(0, -2))):
+        model.diffusion.conditional_loss(clean, 2, t, noise)
+
+    def everywhere(name: str, a: Tensor) -> float:
+        keys = found[name][0] @ a[0].T.to(found[name][0])
+        return float(keys.mean(0).square().sum() / keys.square().mean(0).sum())
+
+    shares = [
+        (everywhere(name, a), everywhere(name, random.factors[name][0]))
+        for name, (a, b) in made.factors.items()
+        if not b.any() and not torch.equal(a, random.factors[name][0].to(a))
+    ]
+    assert len(shares) >= 4 and all(made < 0.2 for made, _ in shares)
+    assert sum(made < 0.5 * usual for made, usual in shares) > len(shares) / 2
 
 
 def test_a_memory_of_other_options_is_refused(model, tmp_path):

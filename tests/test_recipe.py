@@ -204,4 +204,4 @@ def test_a_recipe_runs_from_nothing_to_weights_and_a_table(tmp_path, task, furth
     assert {"full", *(["first_frame"] if further else [])} <= set(table["rows"])
     told = lines(task, trial="true", runs=tmp_path, **further)
     again = [invoke.command(module, *options) for _, module, *options in told]
-    assert sum("finished already" in stage.stdout for stage in again) >= 5
+    assert sum("finished already" in stage.stdout for stage in again) >= 4
