@@ -19,4 +19,4 @@ def interval(value: Mapping[str, float] | None, key: str = "mean", form: str = "
 
 def signed(value: Mapping[str, float], form: str) -> str:
     """A difference with its interval."""
-    return f"{value['mean']:+{form}} [{value['low']:+{form}}, {value['high']:+{form}}]"
+    return interval(value, form=f"+{form}")

@@ -301,9 +301,11 @@ def test_theta_tells_what_a_linear_map_can_read(text, tmp_path, capsys):
     assert f"| {figures['error_m']:.3f} | {figures['read_m']:.3f} | {figures['guess_m']:.3f} |" in page
     assert figures["episodes"] == 6 and figures["effect"] > 0 and figures["options"]["steps"] == 1
     assert figures["keys"] == "own" and -1 <= figures["recall"] <= 1
-    where_in_theta.main(["begins=theta0", *command, "--keys", "places", "--json", str(tmp_path / "out.json")])
+    where_in_theta.main(
+        ["begins=theta0", *command, "--keys", "discriminant", "--json", str(tmp_path / "out.json")]
+    )
     other = json.loads((tmp_path / "out.json").read_text())
-    assert other["keys"] == "places" and other["recall"] != figures["recall"]
+    assert other["keys"] == "discriminant" and other["recall"] != figures["recall"]
     frames = torch.randn(5, 3, 2, 2)
     assert where_in_theta.likeness(3 * frames + 1, frames) == (pytest.approx(1), 1)
     assert where_in_theta.likeness(frames.roll(1, 0), frames)[1] == 0

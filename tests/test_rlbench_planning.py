@@ -226,4 +226,4 @@ def test_the_table_is_measured_without_a_locator(command, tmp_path):
     assert set(after["imagined"]) == {"psnr", "chunks"} and 30 < after["copied"]["psnr"] < 140
     page = (tmp_path / "page.md").read_text()
     assert "| row | executed share, unsolved |" in page and "Left out of a row" not in page
-    assert "| no memory, base | 0.000 [0.000, 0.000] | – | – | 100%" in page
+    assert "| no memory, base | 0.000 [–] | – | – | 100%" in page

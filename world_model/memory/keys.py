@@ -20,6 +20,7 @@ from world_model.memory.lora import LoraInjector, LoraWeights
 
 RIDGE = 0.1  # of the mean variance: how small a spread between draws is believed
 CONSTANT = 1e3  # how much more than noise the part counts that is the same everywhere
+LARGEST = 200.0  # length of a row of A; a trained network's are below 50
 FAINT = 1e-4  # share of x's square below which places do not differ, as where x is the text
 
 
@@ -138,7 +139,8 @@ def place_keys(
 
 def _telling(mean: Tensor, between: Tensor, within: Tensor, random: Tensor) -> Tensor:
     """A ``(1, r, in)``: the directions with the largest ratio of the variance between places to that within them, each
-    scaled so that its keys have variance 1, the largest first; ``random`` where places do not differ."""
+    scaled so that its keys have variance 1, the largest first; ``random`` where places do not differ, or where x is so
+    small, as in a network that has hardly been trained, that such keys would blow up once it grows."""
     if between.trace() <= FAINT * (between.trace() + within.trace() + mean.square().sum()):
         return random
     variance = (between + within).diag().mean()
@@ -147,6 +149,8 @@ def _telling(mean: Tensor, between: Tensor, within: Tensor, random: Tensor) -> T
     directions = torch.linalg.eigh(whiten @ between @ whiten.T).eigenvectors.flip(1).T @ whiten
     rows = directions[: random.shape[1]]
     rows = rows / ((rows @ (between + within)) * rows).sum(1, keepdim=True).sqrt()
+    if rows.norm(dim=1).max() > LARGEST:
+        return random
     keys = torch.zeros_like(random)
     keys[0, : len(rows)] = rows.half().to(random)
     return keys
