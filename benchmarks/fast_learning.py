@@ -15,10 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+import hydra
 import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from tasks.commands import compose
 from tasks.files import write_json
 from tasks.provenance import command_line, commit, processor
 from tasks.shipped import weights_folder
@@ -29,6 +31,12 @@ from world_model.memory.temp_lora import TempLora
 from world_model.model import Rollout, WorldModel
 from world_model.peak_memory import PeakMemory
 from world_model.training import generator
+
+
+def paper_memory() -> TempLora:
+    """Fast learning as in the paper: one step of Adam on the attention (``configs/memory/temp_lora_paper.yaml``)."""
+    memory: TempLora = hydra.utils.instantiate(compose("run", ["memory=temp_lora_paper"]).memory)
+    return memory
 
 
 def one_chunk(model: WorldModel, past: torch.Tensor, caption: str) -> None:
@@ -136,14 +144,7 @@ def measure(weights: str, rounds: int, batch: int, threads: int, device: str) ->
     model = WorldModel.from_pretrained(folder, device=pick_device(device))
     memory = TempLora()
     table = compare_chunks(model, memory, rounds)
-    paper = TempLora(
-        learning_rate=1e-4,
-        timesteps=(0, 1000),
-        targets="attention",
-        optimizer="adam",
-        begins="theta",
-        draws="own",
-    )
+    paper = paper_memory()
     return {
         "one_chunk": {
             "the default": table,

@@ -24,7 +24,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from benchmarks.fast_learning import compare_chunks
+from benchmarks.fast_learning import compare_chunks, paper_memory
 from tasks.commands import compose
 from tasks.files import write_json
 from tasks.provenance import command_line, commit, processor
@@ -135,14 +135,7 @@ def measure(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
         gradient_checkpointing=args.checkpointing,
     )  # fmt: skip
     model = random_model(cfg, settings, device, pick_dtype(args.precision, device))
-    memory = TempLora(
-        learning_rate=1e-4,
-        timesteps=(0, 1000),
-        targets="attention",
-        optimizer="adam",
-        begins="theta",
-        draws="own",
-    )  # one step of Adam on the attention, as in the paper
+    memory = paper_memory()
     on_gpu = device.type == "cuda"
     figures: dict[str, Any] = {
         "one_chunk": {**compare_chunks(model, memory, args.rounds, args.side), "paper": PAPER},
