@@ -9,7 +9,7 @@ draw. It needs no data, only the network: there is nothing but noise in these x.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -62,40 +62,6 @@ def recorded(injector: LoraInjector, take: Callable[[str, Tensor], None]) -> Ite
 
 
 @torch.no_grad()
-def content_keys(
-    injector: LoraInjector,
-    denoiser: Denoiser,
-    clean: Tensor,
-    past_frames: int,
-    timesteps: tuple[int, int],
-    at_once: int = 8,
-    seed: int = 0,
-) -> LoraWeights:
-    """Θ₀ ``(1, …)`` whose A tell apart what is seen; B is zero. As :func:`place_keys`, for an objective with a clean
-    past.
-
-    Args:
-        clean: ``(N, F, C, h, w)`` latents of the data, in the order in which fast learning learns them.
-        past_frames: how many of them stay clean.
-    """
-    like = next(injector.unet.parameters())
-    moments = {name: Moments() for name in injector.layers}
-    generator = torch.Generator().manual_seed(seed)
-    with recorded(injector, lambda name, x: moments[name].add(x.reshape(-1, 1, x.shape[-1]))):
-        for some in clean.split(at_once):
-            t = torch.randint(*timesteps, (len(some),), generator=generator).to(like.device)
-            noise = torch.randn(some.shape, generator=generator).to(like)
-            denoiser.conditional_loss(some.to(like), past_frames, t, noise)
-
-    def telling(found: Moments, random: Tensor) -> Tensor:
-        mean, _, apart = found.parts()  # each vector stands alone: all that differs is told
-        return _telling(mean, apart, torch.zeros_like(apart), random)
-
-    initial = injector.initial(seed).factors.items()
-    return LoraWeights({name: (telling(moments[name], a), b) for name, (a, b) in initial})
-
-
-@torch.no_grad()
 def place_keys(
     injector: LoraInjector,
     denoiser: Denoiser,
@@ -115,26 +81,70 @@ def place_keys(
         timesteps: ``[low, high)`` of fast learning.
         draws: of noise.
     """
+    nothing = torch.zeros(draws, *shape).split(at_once)
+    moments = _moments(injector, denoiser.sequence_loss, nothing, timesteps, by_place=True, seed=seed)
+    return _theta0(injector, {name: of.parts() for name, of in moments.items()}, seed)
+
+
+@torch.no_grad()
+def content_keys(
+    injector: LoraInjector,
+    denoiser: Denoiser,
+    clean: Tensor,
+    past_frames: int,
+    timesteps: tuple[int, int],
+    at_once: int = 8,
+    seed: int = 0,
+) -> LoraWeights:
+    """Θ₀ ``(1, …)`` whose A tell apart what is seen; B is zero. As :func:`place_keys`, for an objective with a clean
+    past.
+
+    Args:
+        clean: ``(N, F, C, h, w)`` latents of the data, in the order in which fast learning learns them.
+        past_frames: how many of them stay clean.
+    """
+
+    def loss(some: Tensor, t: Tensor, noise: Tensor) -> None:
+        denoiser.conditional_loss(some, past_frames, t, noise)
+
+    moments = _moments(injector, loss, clean.split(at_once), timesteps, by_place=False, seed=seed)
+    parts = {}
+    for name, of in moments.items():
+        mean, _, apart = of.parts()  # each vector stands alone: all that differs is told
+        parts[name] = (mean, apart, torch.zeros_like(apart))
+    return _theta0(injector, parts, seed)
+
+
+def _moments(
+    injector: LoraInjector,
+    loss: Callable[[Tensor, Tensor, Tensor], object],
+    batches: Iterable[Tensor],
+    timesteps: tuple[int, int],
+    by_place: bool,
+    seed: int,
+) -> dict[str, Moments]:
+    """Moments of each layer's inputs over a forward pass of ``loss(clean, t, noise)`` per batch of clean latents
+    ``(B, F, C, h, w)``; where not by place, each vector stands alone."""
     like = next(injector.unet.parameters())
     moments = {name: Moments() for name in injector.layers}
-
     generator = torch.Generator().manual_seed(seed)
 
     def take(name: str, x: Tensor) -> None:
-        moments[name].add(x.reshape(count, -1, x.shape[-1]))
+        moments[name].add(x.reshape(*((len(clean), -1) if by_place else (-1, 1)), x.shape[-1]))
 
     with recorded(injector, take):
-        for at in range(0, draws, at_once):
-            count = min(at_once, draws - at)
-            t = torch.randint(*timesteps, (count,), generator=generator).to(like.device)
-            noise = torch.randn((count, *shape), generator=generator).to(like)
-            denoiser.sequence_loss(torch.zeros_like(noise), t, noise)
-    return LoraWeights(
-        {
-            name: (_telling(*moments[name].parts(), a), b)
-            for name, (a, b) in injector.initial(seed).factors.items()
-        }
-    )  # fmt: skip
+        for clean in batches:
+            t = torch.randint(*timesteps, (len(clean),), generator=generator).to(like.device)
+            loss(clean.to(like), t, torch.randn(clean.shape, generator=generator).to(like))
+    return moments
+
+
+def _theta0(
+    injector: LoraInjector, parts: Mapping[str, tuple[Tensor, Tensor, Tensor]], seed: int
+) -> LoraWeights:
+    """Θ₀ whose A tell apart what differs, from each layer's mean and covariances between and within."""
+    initial = injector.initial(seed).factors.items()
+    return LoraWeights({name: (_telling(*parts[name], a), b) for name, (a, b) in initial})
 
 
 def _telling(mean: Tensor, between: Tensor, within: Tensor, random: Tensor) -> Tensor:
