@@ -21,7 +21,7 @@ from planner.baselines import has_row
 from planner.expert_episode import Experts
 from planner.kept_rows import KeptRow, finished_rows
 from planner.parts import Parts, assemble
-from planner.table_columns import following_of_rows, frechet_of_rows, kept_instruments
+from planner.table_columns import failures_of_row, following_of_rows, frechet_of_rows, kept_instruments
 from planner.table_rows import BASELINES, MODEL_ROWS, row_versions, rows_at_hand, table_row
 from tasks.commands import ROOT, OptionError, RunDir, integer, main
 from tasks.files import kept_json, read_json, write_json
@@ -74,6 +74,7 @@ def planning_table(
     followed = following_of_rows(imagined, parts, experts, run_dir)
     for row in imagined:
         table[row.name]["followed"] = followed[row.name]
+        table[row.name]["failures"] = failures_of_row(row, parts, experts.seeds)
     return {
         "task": parts.task.name,
         "unit": parts.task.unit,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from planner.failures import failures_table
 from planner.figures import interval
 from planner.imagined_videos import following_table, frechet_table
 from planner.paired_rows import paired_table
@@ -42,7 +43,7 @@ the first and after the last chunk.
 By length of plan, in chunks:
 
 {lengths_table(result)}
-
+{failures_table(result)}
 The instruments, on expert episodes of held-out layouts:
 
 {instruments_table(result)}

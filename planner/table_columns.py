@@ -1,4 +1,5 @@
-"""What the planning table measures beside distances: the Fréchet column, actions followed, the instruments' errors."""
+"""What the planning table measures beside distances: the Fréchet column, actions followed, where things fail, the
+instruments' errors."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from omegaconf import DictConfig
 
 from planner.action_following import ActionFollowing
 from planner.expert_episode import Experts
+from planner.failures import failures
 from planner.frechet_column import FrechetColumn
 from planner.instruments import (
     autoencoded,
@@ -70,6 +72,11 @@ def following_of_rows(
     return {"": references} | {
         row.name: kept_json(row.column(kept), partial(measured, column, row, experts.seeds)) for row in rows
     }
+
+
+def failures_of_row(row: KeptRow, parts: Parts, seeds: Sequence[int]) -> dict[str, int]:
+    """What a row's returned things come to, of its first training."""
+    return measured(partial(failures, parts.task), row, seeds)
 
 
 def kept_instruments(cfg: DictConfig, parts: Parts, experts: Experts, run_dir: RunDir) -> dict[str, Any]:
