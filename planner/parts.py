@@ -16,6 +16,7 @@ from tasks import Task
 from tasks.commands import CommandError, factory, plain
 from tasks.shipped import shown, trained_otherwise, weights_folder
 from world_model.device import pick_device
+from world_model.memory.base import WritesItsWay
 from world_model.model import WorldModel, fingerprint
 from world_model.sampling import open_world_model
 
@@ -76,6 +77,11 @@ def assemble(cfg: DictConfig, count: int) -> Parts:
         "decomposer": decomposer.name if task.as_told(task.instruction) is None else AS_TOLD,
         "device": f"{device}, {cfg.precision}",
     }
+    if isinstance(remembers := world_model.memory, WritesItsWay) and (written := remembers.kept()):
+        shown_as = {
+            k: list(v) if isinstance(v, tuple) else v for k, v in written.items()
+        }  # as on a command line
+        header["fast learning"] = ", ".join(f"{option}={value}" for option, value in shown_as.items())
     if other := trained_otherwise(model_folder, plain(cfg)["task"]):
         header["trained with"] = ", ".join(
             f"task.{name}={value} (here {cfg.task[name]})" for name, value in other.items()

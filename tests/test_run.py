@@ -20,7 +20,7 @@ from inverse_dynamics.model import InverseDynamics, InverseDynamicsConfig
 from planner.decomposer.scripted import ScriptedDecomposer
 from planner.locate import CubeLocator
 from planner.loop import PlanResult, _result, begin, execute
-from planner.parts import Parts, check_reader, versions
+from planner.parts import Parts, assemble, check_reader, versions
 from planner.records import load_result, save_result
 from planner.results import write_results
 from planner.run import cost_line, last_words, publish, unfinished
@@ -125,6 +125,16 @@ def test_a_reader_of_other_frames_or_actions_is_refused(env, reader, tmp_path):
     other = InverseDynamics(InverseDynamicsConfig(replace(TASK.action_spec, names=names)))
     with pytest.raises(CommandError, match=r"reads the actions forward, .*task=cube_return has x"):
         check_reader(other, tmp_path, env)
+
+
+def test_the_header_says_how_fast_learning_writes():
+    """As the weights were trained, but for what the command line gives."""
+    kept = read_json(ROOT / "weights/cube_return/world_model-temp_lora/memory.json")["options"]
+    with_memory = assemble(compose("run", ["memory=temp_lora", "memory.steps=3"]), 1)
+    assert with_memory.header["fast learning"] == ", ".join(
+        f"{option}={value}" for option, value in (kept | {"steps": 3}).items()
+    )
+    assert "fast learning" not in assemble(compose("run", ["memory=none"]), 1).header
 
 
 # --- what it writes --------------------------------------------------------------------------
