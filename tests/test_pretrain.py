@@ -268,6 +268,7 @@ BAD = [
     (["diffusion.learning_rate=abc"], "diffusion.learning_rate=abc: expected a number, at least 0"),
     (["diffusion.ema=-0.1"], "diffusion.ema=-0.1: expected a number, at least 0 and at most 1"),
     (["diffusion.change_weight=nan"], "diffusion.change_weight=nan: expected a number, at least 0"),
+    (["diffusion.past_noise=-1"], "diffusion.past_noise=-1: expected a number, at least 0"),
     (["diffusion.warmup=few"], "diffusion.warmup=few: expected an integer, at least 0"),
     (["diffusion.drop_past=1.5"], "diffusion.drop_past=1.5: expected a number, at least 0 and at most 1"),
     (["diffusion.focus='('"], "focus='(' is no regular expression"),

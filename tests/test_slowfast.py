@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ from world_model.memory.oracle import Oracle
 from world_model.memory.shuffled import Shuffled
 from world_model.memory.temp_lora import TempLora
 from world_model.model import WorldModel
-from world_model.objective import Objective
+from world_model.objective import Draws, Objective
 from world_model.slowfast import (
     ChunkChooser,
     EpisodeBatches,
@@ -62,6 +63,7 @@ OPTIONS = OmegaConf.create(
         "high_noise": 0.5,
         "high_from": 0.5,
         "change_weight": 1.0,
+        "past_noise": 0.0,
     }
 )
 TINY = (
@@ -267,6 +269,30 @@ def test_memory_use_tells_own_from_other_and_empty(model, episodes):
     made = inner_loop(model, episodes, [1, 3, 5], "ground_truth", seed=0, iteration=0)
     losses = memory_use(model, objective, made, [2, 2, 2], seed=0)
     assert torch.equal(losses["own"], losses["other"]) and torch.equal(losses["own"], losses["empty"])
+
+
+def test_noise_on_the_past_changes_it_alone(model, episodes):
+    """The same draws otherwise; the new frames, their weight and what a dropped past leaves stay as they are."""
+    noised = Objective(model.diffusion, model.text, OmegaConf.merge(OPTIONS, {"past_noise": 0.5}))
+    clean = torch.stack([episodes.latents[e][:7] for e in (0, 1)]).float()
+    plain_draws, draws = (
+        of.draw(clean.shape, generator(0, 0))
+        for of in (Objective(model.diffusion, model.text, OPTIONS), noised)
+    )
+    assert torch.equal(plain_draws.noise, draws.noise) and plain_draws.spoiled(clean, 3) is clean
+    spoiled = draws.spoiled(clean, 3)
+    assert torch.equal(spoiled[:, 3:], clean[:, 3:])
+    level = (spoiled - clean)[:, :3].flatten(1).std(1) / draws.noise[:, :3].flatten(1).std(1)
+    torch.testing.assert_close(level, draws.past_noise)
+    assert (level > 0).all() and (level < 0.5).all() and level[0] != level[1]
+    assert torch.equal(draws.part([1]).spoiled(clean[1:], 3), spoiled[1:])
+
+    def losses(of: Draws, with_past: bool) -> torch.Tensor:
+        of = replace(of, with_past=torch.full((2,), with_past))
+        return noised.losses(clean, 3, ["go on", "go on"], of)[0].detach()
+
+    assert not torch.equal(losses(draws, True), losses(plain_draws, True))
+    assert torch.equal(losses(draws, False), losses(plain_draws, False))
 
 
 def test_a_memory_of_clean_frames_takes_part(base, episodes):

@@ -23,6 +23,7 @@ class ObjectiveOptions(Protocol):
     high_noise: float
     high_from: float
     change_weight: float
+    past_noise: float
 
 
 SHARES = ("drop_past", "drop_text", "sequence_share", "high_noise", "high_from")
@@ -37,6 +38,7 @@ class Draws:
         noise: ``(B, F, C, h, w)``.
         with_text, with_past: ``(B,)`` bool; False drops the condition (Appendix C.1).
         sequence: Eq. 3's objective for this batch: all frames noised, no text.
+        past_noise: ``(B,)`` standard deviation of what is added to the past; None adds nothing.
     """
 
     timesteps: Tensor
@@ -44,12 +46,21 @@ class Draws:
     with_text: Tensor
     with_past: Tensor
     sequence: bool
+    past_noise: Tensor | None = None
 
     def part(self, chosen: slice | Sequence[int], frames: int | None = None) -> Draws:
         """The numbers of some of the samples; noise for the first ``frames`` alone where they have fewer."""
         fields = ("timesteps", "noise", "with_text", "with_past")
         part = replace(self, **{name: getattr(self, name)[chosen] for name in fields})
-        return replace(part, noise=part.noise[:, :frames])
+        levels = None if self.past_noise is None else self.past_noise[chosen]
+        return replace(part, noise=part.noise[:, :frames], past_noise=levels)
+
+    def spoiled(self, clean: Tensor, past_frames: int) -> Tensor:
+        """``(B, F, C, h, w)`` latents with the past as a rollout's own may be: what is imagined is never quite true."""
+        if self.past_noise is None:
+            return clean
+        added = self.past_noise.view(-1, 1, 1, 1, 1) * self.noise[:, :past_frames]
+        return torch.cat([clean[:, :past_frames] + added.to(clean), clean[:, past_frames:]], 1)
 
 
 def draw_timesteps(
@@ -82,7 +93,8 @@ class Objective:
         with_text = torch.rand(count, generator=rng) >= options.drop_text
         with_past = torch.rand(count, generator=rng) >= options.drop_past
         sequence = bool(torch.rand((), generator=rng) < options.sequence_share)
-        return Draws(t, noise, with_text, with_past, sequence)
+        levels = options.past_noise * torch.rand(count, generator=rng) if options.past_noise else None
+        return Draws(t, noise, with_text, with_past, sequence, levels)
 
     def losses(
         self,
@@ -112,11 +124,12 @@ class Objective:
         if extra_tokens is not None:
             tokens = torch.cat([tokens, extra_tokens.to(tokens)], 1)
         new_frames, kind = clean.shape[1] - past_frames, f"{past_frames}+{clean.shape[1] - past_frames}"
+        weight = change_weight(clean, past_frames, self.options.change_weight)
+        clean = draws.spoiled(clean, past_frames)
         if extra_past is not None:
             clean = torch.cat([extra_past.to(clean), clean], 1)
             noise = torch.cat([torch.zeros_like(extra_past).to(noise), noise], 1)  # a past's noise is unused
             past_frames = clean.shape[1] - new_frames
-        weight = change_weight(clean, past_frames, self.options.change_weight)
         losses = diffusion.conditional_loss(
             clean, past_frames, t, noise, tokens, draws.with_past.to(device), weight
         )

@@ -317,7 +317,7 @@ def check_options(cfg: DictConfig) -> None:
     for key in ("steps", "batch_size", "every", "held_out_chunks"):
         integer(cfg, f"diffusion.{key}", 1)
     integer(cfg, "diffusion.warmup", 0)
-    for key in ("learning_rate", "change_weight"):
+    for key in ("learning_rate", "change_weight", "past_noise"):
         number(cfg, f"diffusion.{key}")
     for key in ("ema", "focus_share", *SHARES):
         number(cfg, f"diffusion.{key}", maximum=1.0)

@@ -23,7 +23,7 @@ from accelerate.utils import broadcast_object_list
 from omegaconf import DictConfig
 from torch import Tensor
 
-from tasks.commands import OptionError, RunDir, integer, main, task_words
+from tasks.commands import OptionError, RunDir, integer, main, number, task_words
 from tasks.files import read_json, write_json
 from tasks.provenance import record_origin
 from tasks.shipped import weights_folder
@@ -271,6 +271,7 @@ def check_options(cfg: DictConfig) -> None:
         integer(cfg, key, 1)
     for key in ("probe_episodes", "seed"):
         integer(cfg, key, 0)
+    number(cfg, "outer.past_noise")
     if cfg.inner not in ("ground_truth", "generated", "mixed"):
         raise OptionError(f"inner={cfg.inner}: expected ground_truth, generated or mixed")
     if cfg.theta0_keys not in ("random", "discriminant"):
