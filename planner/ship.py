@@ -21,6 +21,7 @@ from tasks.shipped import weights_folder
 from world_model.model import MEMORY, SETTINGS, WRITER
 
 LIMIT_MB = 25
+MANIFEST = "manifest.json"
 GOES_ON_FROM = ("autoencoder.path", "model.pretrained", "weights")  # options that name an earlier run's model
 
 
@@ -34,11 +35,11 @@ def training_record(run: Path) -> dict[str, Any]:
 
 
 def passes(run: Path) -> list[dict[str, Any]]:
-    """The training behind a run's model, first to last: of the runs whose models it went on from, and its own. Each
-    with how it was started, its steps and its hours."""
+    """The training behind a run's model, first to last: of the runs whose models it went on from, or what the manifest
+    says of shipped ones, and its own. Each with how it was started, its steps and its hours."""
     config = OmegaConf.load(run / "config.yaml")
     given = [OmegaConf.select(config, key) for key in GOES_ON_FROM]
-    earlier = [Path(folder).parent for folder in given if folder]
+    before = [part for folder in given if folder for part in passes_behind(Path(folder))]
     logs = {str(p.parent.relative_to(run)): p for p in sorted(run.rglob("metrics.jsonl"))}
     ends = {name: json.loads(p.read_text().splitlines()[-1]) for name, p in logs.items()}
     seconds = [end.get("seconds") for end in ends.values()]
@@ -47,13 +48,21 @@ def passes(run: Path) -> list[dict[str, Any]]:
         "steps": {name: end["step"] for name, end in ends.items()},
         "hours": None if None in seconds else round(sum(seconds) / 3600, 2),
     }
-    before = [part for folder in earlier if (folder / "config.yaml").is_file() for part in passes(folder)]
     return [*before, own]
+
+
+def passes_behind(model: Path) -> list[dict[str, Any]]:
+    """As :func:`passes`, of a model's folder; nothing where it is neither a run's nor a shipped one."""
+    if (model.parent / "config.yaml").is_file():
+        return passes(model.parent)
+    manifest = model.parent / MANIFEST
+    return read_json(manifest).get(model.name, {}).get("trained_by", []) if manifest.is_file() else []
 
 
 def say_what_is_missing(part: str, record: dict[str, Any], said: str | None) -> None:
     """CommandError unless a part's record, or the option ``trained`` in its place, says what trained it."""
-    if said is None and any(p["started"] is None or p["hours"] is None for p in record["trained_by"]):
+    untold = [p for p in record["trained_by"] if None in (p.get("started", ""), p.get("hours", ""))]
+    if said is None and untold:
         raise CommandError(
             f"{part}: a run behind it keeps no {ORIGIN} or no hours, older versions wrote none; say what trained it: "
             f"trained.{part}='commands, hardware, hours'"
@@ -110,7 +119,7 @@ def keep_whole(part: Path) -> None:
 
 def kept_records(target: Path, given: Mapping[str, Path]) -> dict[str, Any]:
     """What the manifest in ``target`` says of the parts there that are not given anew."""
-    path = target / "manifest.json"
+    path = target / MANIFEST
     stored = read_json(path) if path.is_file() else {}
     return {
         k: v for k, v in stored.items() if k not in given and isinstance(v, dict) and (target / k).is_dir()
@@ -170,7 +179,7 @@ def run(cfg: DictConfig) -> None:
             manifest[name] = stage(name, source, staged, cfg)
         for part in kept:
             link_what_is_shared(part, staged / "world_model")
-        files = sorted(p for p in staged.rglob("*") if p.is_file() and p.name != "manifest.json")
+        files = sorted(p for p in staged.rglob("*") if p.is_file() and p.name != MANIFEST)
         size = sum(p.stat().st_size for p in files) / 1e6
         if size > LIMIT_MB:
             raise CommandError(
@@ -178,7 +187,7 @@ def run(cfg: DictConfig) -> None:
                 "Nothing was changed"
             )
         manifest["sha256"] = {str(p.relative_to(staged)): digest(p) for p in files}
-        write_json(staged / "manifest.json", manifest)
+        write_json(staged / MANIFEST, manifest)
         put(staged, target)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
