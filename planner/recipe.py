@@ -163,7 +163,7 @@ def stages_of(cfg: DictConfig, places: Mapping[str, str]) -> list[Stage]:
     own = [stage.at(Training().places(places)) for stage in stages]
     first = [stage for stage in own if stage.module != TABLE]
     if cfg.shipped:
-        read = [stage.given["data"] for stage in own if stage.module == LOOP]
+        read = [folder for s in own if s.module == LOOP for folder in s.given["data"].strip("[]").split(",")]
         first = [stage for stage in first if stage.given.get("path") in read]
     further = [stage for training in trainings for stage in training.stages(loop, places)]
     named = loop_weights(trainings, places)

@@ -247,7 +247,9 @@ def test_the_loops_result_is_shipped_beside_the_base_and_shares_its_files(tmp_pa
     )
     again = json.loads(read(folder / "manifest.json"))
     assert all(again[part] == kept[part] for part in ("world_model", "inverse_dynamics"))
-    write_text(tmp_path / "loop/config.yaml", f"weights: {looped}\n")  # a loop that went on from the shipped one
+    write_text(
+        tmp_path / "loop/config.yaml", f"weights: {looped}\n"
+    )  # a loop that went on from the shipped one
     ship.run(compose("ship", [*nothing, f"slowfast_loop.temp_lora={tmp_path}/loop"]))
     longer = json.loads(read(folder / "manifest.json"))["world_model-temp_lora"]["trained_by"]
     assert longer == [base, loop, loop]

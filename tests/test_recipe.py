@@ -101,9 +101,9 @@ def test_further_trainings_differ_in_memory_and_seed_alone():
 def test_further_trainings_of_what_is_shipped_train_nothing_else():
     told = lines("path_retrace", weights="W", shipped="true", memories="[none]")
     assert [m for _, m, *_ in told] == [
-        *["envs.collect"] * 2, *["world_model.slowfast_loop"] * 2, "planner.evaluate",
+        *["envs.collect"] * 3, *["world_model.slowfast_loop"] * 2, "planner.evaluate",
     ]  # fmt: skip  # the walks told in full are not the loop's
-    first = dict(option.split("=", 1) for option in told[2][2:])
+    first = dict(option.split("=", 1) for option in told[3][2:])
     assert (first["memory"], first["weights"]) == ("none", "W/path_retrace/world_model")
     for line in lines("path_retrace", weights="W", runs="R", shipped="true", memories="[none]", trial="true"):
         places = [o for o in line if re.search(r"(^|[=\[,])(R|W)/", o)]
@@ -179,7 +179,7 @@ def test_a_stage_that_fails_is_named_and_nothing_follows(tmp_path):
     (tmp_path / "trial/data/path_retrace").write_text("not a dataset")
     done = command("task=path_retrace", "trial=true", f"runs={tmp_path}")
     assert done.returncode == 1 and done.stdout.count(" -m ") == 1
-    assert "stage 1 of 10 ended with exit code 1" in done.stderr.splitlines()[-1]
+    assert "stage 1 of 11 ended with exit code 1" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.long
